@@ -1,0 +1,5 @@
+"""Thin on purpose: all metadata is in pyproject.toml."""
+
+from setuptools import setup
+
+setup()

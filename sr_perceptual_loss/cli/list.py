@@ -1,0 +1,77 @@
+"""``srpl list``: which critics there are, and which of their weights are on this machine."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from sr_perceptual_loss.critics.base import CriticCard
+
+__all__ = ["list_critics"]
+
+
+def list_critics(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON array instead of text.")] = False,
+) -> None:
+    """List every critic: paper, sizes, score range, weights and whether they are on this machine."""
+    import sr_perceptual_loss.critics  # noqa: F401  registers them
+    from sr_perceptual_loss.critics.registry import get_card
+    from sr_perceptual_loss.critics.registry import list_critics as names
+
+    critics = [_describe(get_card(name)) for name in names()]
+    typer.echo(json.dumps(critics, indent=2) if as_json else "\n\n".join(_text(critic) for critic in critics))
+
+
+def _describe(card: CriticCard) -> dict[str, Any]:
+    """A card as plain values."""
+    from sr_perceptual_loss.weights import store
+
+    return {
+        "name": card.name,
+        "paper": card.paper,
+        "sizes": card.input_size.describe(),
+        "score_range": list(card.score_range),
+        "relative": card.relative,
+        "needs_weights": card.needs_weights,
+        "weights": [
+            {
+                "tag": tag,
+                "on_this_machine": store.on_this_machine(card.name, entry),
+                "path": str(store.place(card.name, entry)),
+                "url": entry.url if entry.repo_id else "",
+                "bytes": entry.bytes,
+                "licence": entry.licence,
+                "commercial_use": entry.commercial_use,
+                "training_data": entry.training_data,
+                "origin": entry.origin,
+            }
+            for tag, entry in card.weights.items()
+        ],
+    }
+
+
+def _text(critic: dict[str, Any]) -> str:
+    low, high = critic["score_range"]
+    relative = "relative to the reference (0: as good as it)" if critic["relative"] else "absolute"
+    lines = [
+        critic["name"],
+        f"  paper    {critic['paper']}",
+        f"  sizes    {critic['sizes']}",
+        f"  scores   {low:g} to {high:g}, {relative}; higher is better",
+    ]
+    if not critic["needs_weights"]:
+        return "\n".join([*lines, "  weights  none needed (a formula)"])
+    if not critic["weights"]:
+        return "\n".join([*lines, "  weights  none published: train it, or give the path of your own file"])
+    for entry in critic["weights"]:
+        here = "on this machine" if entry["on_this_machine"] else f"not on this machine (srpl fetch {critic['name']})"
+        commercial = {True: "allowed", False: "not allowed", None: "nobody has said"}[entry["commercial_use"]]
+        lines += [
+            f"  weights  {entry['tag']}: {here}",
+            f"           licence: {entry['licence'] or 'not stated'}; commercial use: {commercial}",
+            f"           trained on: {entry['training_data'] or 'not stated'}; {entry['bytes'] / 1e6:.0f} MB",
+        ]
+    return "\n".join(lines)

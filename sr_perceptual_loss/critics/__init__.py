@@ -1,0 +1,18 @@
+"""Critics: image pair in, one score per pair out. One file per critic; importing this package registers them all."""
+
+from sr_perceptual_loss.critics import efficient_pban, haarpsi, rqi_maniqa
+from sr_perceptual_loss.critics.base import Critic, CriticCard, SizeRule
+from sr_perceptual_loss.critics.registry import create_critic, get_card, list_critics, register_critic
+
+__all__ = [
+    "Critic",
+    "CriticCard",
+    "SizeRule",
+    "create_critic",
+    "efficient_pban",
+    "get_card",
+    "haarpsi",
+    "list_critics",
+    "register_critic",
+    "rqi_maniqa",
+]

@@ -1,0 +1,206 @@
+"""CriticLoss and its named forms: any critic as a loss for the network that made ``sr``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sr_perceptual_loss._checks import InputError, as_float, check_choice
+from sr_perceptual_loss.critics.base import Critic
+from sr_perceptual_loss.critics.registry import get_card, list_critics
+from sr_perceptual_loss.functional.crops import CropPlan, crop_pairs
+from sr_perceptual_loss.losses.base import PairLoss
+from sr_perceptual_loss.losses.frozen import FrozenCritic
+
+__all__ = ["CriticLoss", "EfficientPBANLoss", "RQILoss", "apply_form"]
+
+FORMS = ("linear", "hinge", "softplus")
+
+
+def apply_form(score: Tensor, form: str, margin: float, temperature: float) -> Tensor:
+    """From a score (higher is better) to a loss (lower is better).
+
+    Args:
+        score: any shape.
+        form: ``linear``: -score; ``hinge``: relu(margin - score); ``softplus``: T * softplus((margin - score) / T).
+        margin: score beyond which there is nothing more to gain (``hinge``, ``softplus``).
+        temperature: T, width of the soft corner.
+
+    Returns:
+        Tensor of the same shape.
+    """
+    if form == "hinge":
+        return F.relu(margin - score)
+    if form == "softplus":
+        return temperature * F.softplus((margin - score) / temperature)
+    return -score
+
+
+class CriticLoss(PairLoss):
+    """loss_weight * mean(form(score(sr, hr))) over images and crops.
+
+    Args:
+        critic: registered name, or a :class:`Critic` (frozen in place).
+        weights: as in :func:`create_critic`: ``"local"``, a tag, a path, or None.
+        loss_weight: factor.
+        crops: a :class:`CropPlan`, a mapping of its fields, a crop side, or None (the critic's fixed size, else the
+            whole image).
+        form: ``linear`` (the papers'), ``hinge`` or ``softplus``; the last two stop paying for scores beyond the
+            margin, which is where learned critics are exploited.
+        margin: for ``hinge`` and ``softplus``; 0 means "as good as the reference" for a relative critic.
+        temperature: for ``softplus``.
+        reduction: ``mean``, ``sum`` or ``none``, over images.
+        on_nonfinite: ``raise``, ``skip`` or ``propagate``.
+        critic_size: ``"full"`` or ``"tiny"`` (tests).
+
+    Raises:
+        InputError, UnknownNameError, WeightsError: at construction.
+    """
+
+    def __init__(
+        self,
+        critic: str | Critic,
+        *,
+        weights: str | Path | None = "local",
+        loss_weight: float = 1.0,
+        crops: CropPlan | Mapping[str, object] | int | None = None,
+        form: str = "linear",
+        margin: float = 0.0,
+        temperature: float = 1.0,
+        reduction: str = "mean",
+        on_nonfinite: str = "raise",
+        critic_size: str = "full",
+    ) -> None:
+        super().__init__(loss_weight=loss_weight, reduction=reduction, on_nonfinite=on_nonfinite)
+        self.form = check_choice("form", form, FORMS)
+        self.margin = as_float("margin", margin)
+        self.temperature = as_float("temperature", temperature, minimum=1e-6)
+        self.crops = CropPlan.of(crops)
+        # The cheap checks are done: now the heavy part.
+        self.frozen = FrozenCritic(critic, weights=weights, critic_size=critic_size)
+        self._crop_size = self._check_crop_size()
+        self._generator = torch.Generator().manual_seed(self.crops.seed)
+
+    @property
+    def critic(self) -> Critic:
+        """The frozen critic."""
+        return self.frozen.critic
+
+    @property
+    def label(self) -> str:
+        """Name of this loss in messages."""
+        return f"{type(self).__name__}({self.critic.card.name})"
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """``score``, and for a relative critic ``over_gt_rate``, the share of crops scored above their GT."""
+        return ("score", "over_gt_rate") if self.critic.card.relative else ("score",)
+
+    def _check_crop_size(self) -> int | None:
+        rule, size = self.critic.input_size, self.crops.size
+        if size is None:
+            return rule.fixed
+        rule.check(size, size, self.critic.card.name)
+        return size
+
+    def _values(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        if self._iteration is not None:
+            # The same boxes whether or not the run was interrupted before this iteration.
+            self._generator.manual_seed(self.crops.seed * 1_000_003 + self._iteration)
+        scores = [self.frozen.score(a, b) for a, b in crop_pairs(sr, hr, self.crops, self._crop_size, self._generator)]
+        stacked = torch.stack(scores)
+        terms = {"score": stacked}
+        if self.critic.card.relative:
+            terms["over_gt_rate"] = (stacked.detach() > 0).float()
+        return apply_form(stacked, self.form, self.margin, self.temperature).mean(0), terms
+
+    def __getstate__(self) -> dict[str, object]:
+        state = dict(self.__dict__)
+        state["_generator"] = self._generator.get_state()
+        return state
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        super().__setstate__(state)
+        self._generator = torch.Generator()
+        self._generator.set_state(state["_generator"])  # type: ignore[arg-type]
+
+
+class RQILoss(CriticLoss):
+    """-f(sr, hr) with a relative critic: the lambda = -0.1 of the RQI paper is ``loss_weight: 0.1``.
+
+    The arguments are those of :class:`CriticLoss`; ``critic`` must be relative (its score is 0 for "as good as GT").
+
+    Source: "Bridging the Perception Gap in Image Super-Resolution Evaluation", arXiv 2503.13074.
+    """
+
+    def __init__(
+        self,
+        critic: str | Critic = "rqi_maniqa",
+        *,
+        weights: str | Path | None = "local",
+        loss_weight: float = 1.0,
+        crops: CropPlan | Mapping[str, object] | int | None = None,
+        form: str = "linear",
+        margin: float = 0.0,
+        temperature: float = 1.0,
+        reduction: str = "mean",
+        on_nonfinite: str = "raise",
+        critic_size: str = "full",
+    ) -> None:
+        card = critic.card if isinstance(critic, Critic) else get_card(critic)
+        if not card.relative:
+            relative = [name for name in list_critics() if get_card(name).relative]
+            raise InputError(
+                f"RQILoss: '{card.name}' is not a relative critic; use CriticLoss, or one of {', '.join(relative)}."
+            )
+        super().__init__(
+            critic,
+            weights=weights,
+            loss_weight=loss_weight,
+            crops=crops,
+            form=form,
+            margin=margin,
+            temperature=temperature,
+            reduction=reduction,
+            on_nonfinite=on_nonfinite,
+            critic_size=critic_size,
+        )
+
+
+class EfficientPBANLoss(CriticLoss):
+    """-Q(sr, hr) with the Efficient-PBAN critic. No weights are published: give a path to trained ones.
+
+    The other arguments are those of :class:`CriticLoss`.
+
+    Source: "Perceptual Quality Optimization of Image Super-Resolution", arXiv 2602.21482, L_P of equation (12).
+    """
+
+    def __init__(
+        self,
+        *,
+        weights: str | Path | None = "local",
+        loss_weight: float = 1.0,
+        crops: CropPlan | Mapping[str, object] | int | None = None,
+        form: str = "linear",
+        margin: float = 0.0,
+        temperature: float = 1.0,
+        reduction: str = "mean",
+        on_nonfinite: str = "raise",
+        critic_size: str = "full",
+    ) -> None:
+        super().__init__(
+            "efficient_pban",
+            weights=weights,
+            loss_weight=loss_weight,
+            crops=crops,
+            form=form,
+            margin=margin,
+            temperature=temperature,
+            reduction=reduction,
+            on_nonfinite=on_nonfinite,
+            critic_size=critic_size,
+        )

@@ -1,0 +1,40 @@
+"""SSIMLoss: 1 - SSIM."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sr_perceptual_loss._checks import as_float, as_int
+from sr_perceptual_loss.functional.ssim import ssim
+from sr_perceptual_loss.losses.base import PairLoss
+
+__all__ = ["SSIMLoss"]
+
+
+class SSIMLoss(PairLoss):
+    """loss_weight * mean(1 - SSIM(sr, hr)); the gradient is that of the papers' -SSIM.
+
+    Args:
+        loss_weight: factor.
+        window: side of the Gaussian window.
+        sigma: its standard deviation in pixels.
+        reduction: ``mean``, ``sum`` or ``none``.
+        on_nonfinite: ``raise``, ``skip`` or ``propagate``.
+    """
+
+    def __init__(
+        self,
+        *,
+        loss_weight: float = 1.0,
+        window: int = 11,
+        sigma: float = 1.5,
+        reduction: str = "mean",
+        on_nonfinite: str = "raise",
+    ) -> None:
+        super().__init__(loss_weight=loss_weight, reduction=reduction, on_nonfinite=on_nonfinite)
+        self.window = as_int("window", window, minimum=3)
+        self.sigma = as_float("sigma", sigma, minimum=1e-3)
+
+    def _values(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        score = ssim(sr, hr.detach(), window=self.window, sigma=self.sigma)
+        return 1 - score, {"score": score}

@@ -1,0 +1,76 @@
+"""The weights on this machine: find them, and fetch them only when asked by name.
+
+``weights="local"`` never touches the network; a tag such as ``"official"`` downloads once. What is read at run time is
+our own safetensors file. This is the door of the package: critics and commands use the names below.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sr_perceptual_loss._checks import WeightsError
+from sr_perceptual_loss.weights.container import WeightsFile, load_weights, read, save
+from sr_perceptual_loss.weights.fetching import Build, Remap, fetch, install
+from sr_perceptual_loss.weights.matching import load_state
+from sr_perceptual_loss.weights.places import (
+    Entries,
+    entry_of,
+    home,
+    none_published,
+    not_here,
+    on_this_machine,
+    place,
+    verified,
+)
+
+__all__ = [
+    "WeightsFile",
+    "entry_of",
+    "fetch",
+    "home",
+    "install",
+    "load_state",
+    "load_weights",
+    "locate",
+    "on_this_machine",
+    "place",
+    "read",
+    "save",
+]
+
+
+def locate(name: str, entries: Entries, weights: str | Path, *, remap: Remap, build: Build) -> Path:
+    """Path of the weights that a user asked for.
+
+    Args:
+        name: the critic.
+        entries: its published or bundled weights by tag.
+        weights: ``"local"`` (the first tag, from this machine only), a tag (downloads once), or a path.
+        remap: published key layout -> ours, for a conversion after a download.
+        build: makes the network, for a conversion after a download.
+
+    Returns:
+        An existing file.
+
+    Raises:
+        WeightsError: not here, unknown, not downloadable, or not the file that was pinned; with the cure.
+    """
+    if weights == "local":
+        if not entries:
+            raise WeightsError(none_published(name))
+        entry = next(iter(entries.values()))
+        if not on_this_machine(name, entry):
+            raise WeightsError(not_here(name, entry))
+        return verified(name, entry)
+    if isinstance(weights, str) and weights in entries:
+        entry = entries[weights]
+        return verified(name, entry) if on_this_machine(name, entry) else fetch(name, entry, remap=remap, build=build)
+    path = Path(weights).expanduser()
+    if path.exists():
+        return path
+    if isinstance(weights, str) and path.name == weights and not path.suffix:
+        entry_of(name, entries, weights)
+    raise WeightsError(
+        f"{name}: no file {path} (looked in {Path.cwd()}). Give the path of an existing .safetensors file, "
+        f"'local', or a tag ({', '.join(entries) or 'this critic has none'})."
+    )

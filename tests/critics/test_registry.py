@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from pairs import make_pair
+
+from sr_perceptual_loss import (
+    Critic,
+    CriticCard,
+    InputError,
+    SizeRule,
+    UnknownNameError,
+    WeightsError,
+    create_critic,
+    get_card,
+    list_critics,
+    register_critic,
+)
+from sr_perceptual_loss.critics import registry
+
+
+def test_the_promised_critics_are_there():
+    assert {"haarpsi", "efficient_pban", "rqi_maniqa"} <= set(list_critics())
+
+
+def test_a_misspelt_critic_gets_the_nearest_name():
+    with pytest.raises(UnknownNameError) as error:
+        create_critic("rqi_maniga")
+    assert str(error.value).startswith("no critic 'rqi_maniga'. Did you mean 'rqi_maniqa'? Known: ")
+
+
+def test_random_weights_must_be_written_out():
+    with pytest.raises(WeightsError, match="weights"):
+        create_critic("efficient_pban")
+    with pytest.raises(WeightsError, match=r"rqi_weights\.pt"):
+        create_critic("rqi_maniqa")
+    with pytest.raises(InputError, match="weights=None"):
+        create_critic("efficient_pban", size="tiny")
+
+
+def test_a_formula_refuses_weights():
+    with pytest.raises(WeightsError, match="has no weights"):
+        create_critic("haarpsi", weights="official")
+    assert create_critic("haarpsi", weights=None).card.name == "haarpsi"
+
+
+def test_unknown_size():
+    with pytest.raises(InputError, match="size: got 'small'"):
+        create_critic("haarpsi", size="small")
+
+
+class _Mean(Critic):
+    card = CriticCard("mean_test", "none", SizeRule(minimum=8), (0.0, 1.0), relative=False, needs_weights=False)
+
+    @classmethod
+    def tiny(cls):
+        return cls()
+
+    def _encode_target(self, hr):
+        return (hr.mean((1, 2, 3)),)
+
+    def _compare(self, sr, hr, target):
+        return 1 - (sr.mean((1, 2, 3)) - target[0]).abs()
+
+
+@pytest.fixture
+def _clean_registry():
+    before = dict(registry._CRITICS)
+    yield
+    registry._CRITICS.clear()
+    registry._CRITICS.update(before)
+
+
+@pytest.mark.usefixtures("_clean_registry")
+def test_registering_twice_is_fine_and_a_clash_is_not():
+    register_critic(_Mean)
+    register_critic(_Mean)
+    assert "mean_test" in list_critics() and get_card("mean_test") is _Mean.card
+
+    class Other(_Mean):
+        pass
+
+    with pytest.raises(InputError, match="already registered"):
+        register_critic(Other)
+
+
+def test_an_unregistered_critic_works_as_it_is():
+    sr, hr = make_pair(2, 16, 16)
+    torch.testing.assert_close(_Mean().score(sr, hr), 1 - (sr.mean((1, 2, 3)) - hr.mean((1, 2, 3))).abs())
+
+
+def test_size_rule_words():
+    rule = SizeRule(minimum=32, multiple_of=8)
+    assert rule.accepts(32, 40) and not rule.accepts(32, 36) and not rule.accepts(24, 40)
+    assert rule.describe() == "sides >= 32, multiples of 8"
+    with pytest.raises(InputError, match=r"x: got 100x224, takes exactly 224x224.*gt_size: 224"):
+        SizeRule(fixed=224).check(100, 224, "x")
+
+
+def test_creating_a_critic_preserves_the_global_random_state():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    create_critic("efficient_pban", weights=None, size="tiny")
+    assert torch.equal(before, torch.get_rng_state())

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+
+from sr_perceptual_loss import InputError, UnknownNameError
+from sr_perceptual_loss._checks import as_float, as_int, check_choice, check_known_keys, nearest
+
+
+@pytest.mark.parametrize(("value", "number"), [("1e-2", 0.01), ("-.1", -0.1), (3, 3.0), (0.5, 0.5), ("1.0e2", 100.0)])
+def test_numbers_as_yaml_delivers_them(value, number):
+    assert as_float("loss_weight", value) == number
+
+
+@pytest.mark.parametrize("value", [True, None, "much", "nan", "inf", float("nan"), [1]])
+def test_not_numbers(value):
+    with pytest.raises(InputError, match="loss_weight: got"):
+        as_float("loss_weight", value)
+
+
+def test_bounds():
+    with pytest.raises(InputError, match=r"x: got -1, expected a number in \[0, inf\]"):
+        as_float("x", -1, minimum=0)
+    assert as_int("n", "12") == 12
+    with pytest.raises(InputError, match="whole number"):
+        as_int("n", 1.5)
+
+
+def test_choices_and_keys_name_the_nearest():
+    assert check_choice("form", "hinge", ("linear", "hinge")) == "hinge"
+    with pytest.raises(InputError, match="Did you mean 'hinge'"):
+        check_choice("form", "hing", ("linear", "hinge"))
+    with pytest.raises(InputError, match=r"here: unknown key 'weigth'. Did you mean 'weight'"):
+        check_known_keys("here", ["weigth"], ["weight", "type"])
+    assert nearest("zzz", ["a", "b"]) == " Known: a, b."
+
+
+def test_unknown_name_prints_without_quotes():
+    assert str(UnknownNameError("no critic 'x'.")) == "no critic 'x'."
+    assert isinstance(UnknownNameError("x"), KeyError)
