@@ -8,13 +8,15 @@ Results: runs/demo/summary.json and runs/demo/comparison.png.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +39,8 @@ SHOWN = {"astronaut": (60, 176), "chelsea": (96, 128), "coffee": (96, 204)}
 CROP = 96
 #: Side of the LR training tiles.
 TILE = 48
+#: Measure -> column title and format.
+MEASURES = {"psnr_y": ("PSNR-Y", ".2f"), "ssim_y": ("SSIM-Y", ".4f"), "haarpsi": ("HaarPSI", ".4f")}
 STAGES = {"before": "demo_cpu_pixel", "after": "demo_cpu"}
 
 
@@ -81,45 +85,62 @@ def tiles(shape: tuple[int, int]) -> list[tuple[str, int, int]]:
     return [(f"_{top}_{left}", top, left) for top, left in corners]
 
 
-def train(config: str, console: Console) -> Path:
-    """Run one stage through `srpl basicsr`, with a progress bar from its log; returns the network file."""
+def train(config: str, console: Console, *, name: str = "", force: Sequence[str] = ()) -> Path:
+    """Run one stage through `srpl basicsr`, with a progress bar from its log; returns the network file.
+
+    Args:
+        config: a YAML of basicsr_configs/, without suffix.
+        console: where progress goes.
+        name: experiment name, if not that of the YAML.
+        force: further `key:key=value` changes for BasicSR's --force_yml.
+    """
     opt = ROOT / "basicsr_configs" / f"{config}.yml"
-    total = yaml.safe_load(re.sub(r"!!float ", "", opt.read_text()))["train"]["total_iter"]
-    experiment = ROOT / "experiments" / config
+    total = read_yaml(config)["train"]["total_iter"]
+    name = name or config
+    experiment = ROOT / "experiments" / name
     network = experiment / "models" / "net_g_latest.pth"
     if network.is_file() and (experiment / "training_states" / f"{total}.state").is_file():
-        console.print(f"{config}: already trained ({network.relative_to(ROOT)})")
+        console.print(f"{name}: already trained ({network.relative_to(ROOT)})")
         return network
     command = [str(Path(sys.executable).with_name("srpl")), "basicsr", "-opt", str(opt), "--auto_resume"]
-    log = OUT / f"{config}.log"
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} it"),
+    command += ["--force_yml", f"name={name}", *force]
+    log = OUT / f"{name}.log"
+    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.completed}/{task.total} it"),
                TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[last]}"))  # fmt: skip
     with (
-        log.open("a") as file,
+        log.open("a", buffering=1) as file,
         Progress(*columns, console=console) as progress,
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
     ):
-        task = progress.add_task(config, total=total, last="starting")
+        task = progress.add_task(name, total=total, last="starting")
         assert process.stdout is not None
         for line in process.stdout:
             file.write(line)
             found = re.search(r"iter:\s*([\d,]+)", line)
             if found:
+                done = int(found[1].replace(",", ""))
                 losses = re.findall(r"((?:l|score)_\w+): ([-\d.e+]+)", line)
-                shown = "  ".join(f"{name} {float(value):.4f}" for name, value in losses)
-                progress.update(task, completed=int(found[1].replace(",", "")), last=shown)
+                shown = "  ".join(f"{key} {float(value):.4f}" for key, value in losses)
+                progress.update(task, completed=done, last=shown)
+                if not console.is_terminal and done % 100 == 0:
+                    console.print(f"{name}: {done}/{total}  {shown}")
         if process.wait() != 0:
             console.print("".join(log.read_text().splitlines(keepends=True)[-15:]))
-            raise SystemExit(f"{config}: training stopped; the whole log is {log}. The same command continues.")
+            raise SystemExit(f"{name}: training stopped; the whole log is {log}. The same command continues.")
     return network
+
+
+def read_yaml(config: str) -> dict[str, Any]:
+    """A YAML of basicsr_configs/ as BasicSR reads it."""
+    return yaml.safe_load(re.sub(r"!!float ", "", (ROOT / "basicsr_configs" / f"{config}.yml").read_text()))
 
 
 def load_network(config: str, path: Path) -> torch.nn.Module:
     """The averaged weights (params_ema) of a stage."""
     from basicsr.archs import build_network
 
-    opt = yaml.safe_load(re.sub(r"!!float ", "", (ROOT / "basicsr_configs" / f"{config}.yml").read_text()))
-    network = build_network(opt["network_g"])
+    with contextlib.redirect_stdout(sys.stderr):
+        network = build_network(read_yaml(config)["network_g"])
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["params_ema"])
     return network.eval()
 
@@ -186,15 +207,11 @@ def compare(networks: Mapping[str, Path], data: Path, console: Console) -> dict[
         for stage, network in loaded.items():
             images[stem][stage] = restore(network, lr_file)
             results[stage][stem] = measure(images[stem][stage], hr)
-    for stage, rows in results.items():
-        rows["mean"] = {key: float(np.mean([r[key] for r in rows.values()])) for key in ("psnr_y", "ssim_y", "haarpsi")}
-        results[stage] = rows
-    table = Table(
-        "photograph", *(f"{m} {s}" for m in ("PSNR-Y", "SSIM-Y", "HaarPSI") for s in results), title="held out"
-    )
+    for rows in results.values():
+        rows["mean"] = {key: float(np.mean([r[key] for r in rows.values()])) for key in MEASURES}
+    table = Table("held out", *(f"{title} {stage}" for title, _ in MEASURES.values() for stage in results))
     for row in [*images, "mean"]:
-        cells = (f"{results[s][row][m]:{f}}" for m, f in (("psnr_y", ".3f"), ("ssim_y", ".4f"), ("haarpsi", ".4f"))
-                 for s in results)  # fmt: skip
+        cells = (f"{results[s][row][m]:{form}}" for m, (_, form) in MEASURES.items() for s in results)
         table.add_row(row, *cells, style="bold" if row == "mean" else None)
     console.print(table)
     picture(images, OUT / "comparison.png")

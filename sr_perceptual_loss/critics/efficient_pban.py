@@ -6,7 +6,8 @@ row and column attention in both directions; a fusion gate; one head. Module nam
 Differences from the reference: see ``EfficientPBAN.card.differences``. Written from a description of the published
 network (``std="batch"`` and ``normalisation="published"`` give its behaviour), not from its code.
 
-Source: "Efficient-PBAN", arXiv 2602.21482, equations (1)-(10); predecessor PBAN, arXiv 2509.06442.
+Source: Zhou et al., "Perceptual Quality Optimization of Image Super-Resolution" (Efficient-PBAN), arXiv 2602.21482,
+equations (1)-(10); predecessor PBAN, arXiv 2509.06442.
 """
 
 from __future__ import annotations
@@ -278,7 +279,7 @@ class EfficientPBAN(Critic):
 
     card = CriticCard(
         name="efficient_pban",
-        paper="Efficient-PBAN, arXiv 2602.21482, 2026",
+        paper="Zhou et al., Perceptual Quality Optimization of Image Super-Resolution, arXiv 2602.21482",
         # Below 17 the features are 1x1 and the deviation of a single attention logit does not exist.
         input_size=SizeRule(minimum=17),
         score_range=(1.0, 5.0),

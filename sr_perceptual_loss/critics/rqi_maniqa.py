@@ -6,7 +6,8 @@ Module names are those of the published key layout.
 Differences from the reference: see ``RQIManiqa.card.differences``. Written from a description of the released network,
 not from its code.
 
-Source: "RQI: Relative Quality Index" and its supplement; MANIQA, arXiv 2204.08958; Swin, arXiv 2103.14030.
+Source: Su et al., "Bridging the Perception Gap in Image Super-Resolution Evaluation" (RQI), arXiv 2503.13074, and its
+supplement; MANIQA, arXiv 2204.08958; Swin, arXiv 2103.14030.
 """
 
 from __future__ import annotations
@@ -261,7 +262,7 @@ class RQIManiqa(Critic):
 
     card = CriticCard(
         name="rqi_maniqa",
-        paper="RQI: Relative Quality Index (MANIQA variant); MANIQA: Yang et al., CVPRW 2022, arXiv 2204.08958",
+        paper="Su et al., Bridging the Perception Gap in Image Super-Resolution Evaluation (RQI), arXiv 2503.13074",
         input_size=SizeRule(fixed=224),
         # The labels, differences of scores scaled to [0, 1]; what the released weights give is not measured yet.
         score_range=(-1.0, 1.0),

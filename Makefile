@@ -1,0 +1,45 @@
+# Each target does all the set-up that it needs on a fresh machine: a virtual environment in .venv and the install.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --disable-pip-version-check --quiet
+CORE := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
+
+.PHONY: demo test test-all parity check format clean
+
+demo: $(CORE)
+	$(PY) examples/demo.py
+
+test: $(DEV)
+	$(PY) -m pytest
+
+check: $(DEV)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+parity: $(DEV)
+	$(PY) -m pytest -m parity -s
+
+format: $(DEV)
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+# BasicSR's setup.py asks for torch at build time: with build isolation pip would download torch twice, so its build
+# requirements are installed first. Where it cannot be built (Python 3.13), the core is installed and its parts skip.
+$(CORE): pyproject.toml
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "installing (PyTorch is a few GB; a minute or two) ..."
+	$(PIP) --upgrade pip setuptools wheel
+	$(PIP) --editable '.[demo]'
+	$(PIP) cython
+	$(PIP) --no-build-isolation 'basicsr>=1.4.2' || echo "BasicSR could not be installed; see README, Installation"
+	touch $(CORE)
+
+$(DEV): $(CORE)
+	$(PIP) --editable '.[dev]'
+	touch $(DEV)
+
+clean:
+	rm -rf $(VENV) runs experiments tb_logger build *.egg-info

@@ -1,0 +1,102 @@
+"""The demo's network on real data: fine-tuned on CID22, measured on Set5, Set14 and BSD100 (x4), before and after.
+
+    python benchmarks/real_data.py --data ../shared/data
+
+`before` is the first stage of `make demo`; `after` continues it with pixel loss and the critic of demo_cpu.yml, and
+`control` with the pixel loss alone, for the same number of iterations on the same crops. Y channel, border 4.
+Prints a table and writes runs/real_data/summary.json. Resumable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+spec = importlib.util.spec_from_file_location("demo", ROOT / "examples" / "demo.py")
+demo = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(demo)
+
+SETS = {"Set5": "Set5", "Set14": "Set14_x4", "BSD100": "BSD100_x4"}
+
+
+def prepare(source: Path, out: Path) -> None:
+    """512-pixel photographs -> LR and GT tiles, as the demo makes them."""
+    from basicsr.utils.matlab_functions import imresize
+
+    if (out / "complete").is_file():
+        return
+    for kind in ("GT", "LR"):
+        (out / kind).mkdir(parents=True, exist_ok=True)
+    for path in track(sorted(source.glob("*.png")), "tiles of CID22"):
+        gt = np.array(Image.open(path).convert("RGB"))
+        lr = (np.clip(imresize(gt.astype(np.float32) / 255, 0.25), 0, 1) * 255).round().astype(np.uint8)
+        for suffix, top, left in demo.tiles(lr.shape[:2]):
+            tile = lr[top : top + demo.TILE, left : left + demo.TILE]
+            large = gt[top * 4 : (top + demo.TILE) * 4, left * 4 : (left + demo.TILE) * 4]
+            Image.fromarray(tile).save(out / "LR" / f"{path.stem}{suffix}.png")
+            Image.fromarray(large).save(out / "GT" / f"{path.stem}{suffix}.png")
+    (out / "complete").write_text("ok\n")
+
+
+def pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """(LR, HR) files of a test set; both layouts in ../shared/data."""
+    found = [(p, p.with_name(p.name.replace("_LR", "_HR"))) for p in sorted(folder.glob("*_SRF_4_LR.png"))]
+    for hr in sorted((folder / "HR").glob("*.png")):
+        found += [(lr, hr) for lr in sorted((folder / "LR_bicubic" / "X4").glob(f"{hr.stem}*.png"))]
+    if not found:
+        raise SystemExit(f"{folder}: no x4 pairs found")
+    return found
+
+
+def evaluate(network: Path, sets: dict[str, list[tuple[Path, Path]]]) -> dict[str, dict[str, float]]:
+    """Mean measures per test set."""
+    loaded = demo.load_network("demo_cpu", network)
+    means = {}
+    for name, files in sets.items():
+        rows = []
+        for lr, hr in files:
+            gt = np.array(Image.open(hr).convert("RGB"))
+            sr = demo.restore(loaded, lr)
+            height, width = (min(a, b) for a, b in zip(sr.shape[:2], gt.shape[:2], strict=True))
+            rows.append(demo.measure(sr[:height, :width], gt[:height, :width]))
+        means[name] = {key: float(np.mean([r[key] for r in rows])) for key in demo.MEASURES}
+    return means
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    arguments = parser.parse_args()
+    console = Console()
+    demo.OUT.mkdir(parents=True, exist_ok=True)
+    demo.prepare_data(demo.OUT / "data")
+    out = ROOT / "runs" / "real_data"
+    prepare(arguments.data / "cid22_512_train", out / "train")
+    folders = [f"datasets:train:dataroot_{k}={out / 'train' / v}" for k, v in (("gt", "GT"), ("lq", "LR"))]
+    folders.append("datasets:train:dataset_enlarge_ratio=5")
+    networks = {"before": demo.train("demo_cpu_pixel", console)}
+    networks["after"] = demo.train("demo_cpu", console, name="real_data_critic", force=folders)
+    pixel_only = [*folders, "train:losses=[{'type':'L1Loss','loss_weight':1.0,'reduction':'mean'}]"]
+    networks["control"] = demo.train("demo_cpu", console, name="real_data_control", force=pixel_only)
+    sets = {name: pairs(arguments.data / folder) for name, folder in SETS.items()}
+    results = {stage: evaluate(path, sets) for stage, path in networks.items()}
+    table = Table("test set", *(f"{title} {stage}" for title, _ in demo.MEASURES.values() for stage in results))
+    for name, files in sets.items():
+        cells = (f"{results[s][name][m]:{form}}" for m, (_, form) in demo.MEASURES.items() for s in results)
+        table.add_row(f"{name} ({len(files)})", *cells)
+    console.print(table)
+    (out / "summary.json").write_text(json.dumps(results, indent=2) + "\n")
+    console.print(f"wrote {out / 'summary.json'}")
+
+
+if __name__ == "__main__":
+    main()
