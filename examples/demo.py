@@ -116,7 +116,7 @@ def train(config: str, console: Console, *, name: str = "", force: Sequence[str]
         assert process.stdout is not None
         for line in process.stdout:
             file.write(line)
-            found = re.search(r"iter:\s*([\d,]+)", line)
+            found = re.search(r"\[epoch:.*iter:\s*([\d,]+)", line)
             if found:
                 done = int(found[1].replace(",", ""))
                 losses = re.findall(r"((?:l|score)_\w+): ([-\d.e+]+)", line)
