@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-import sr_perceptual_loss.integrations.basicsr_shim  # noqa: F401 - before basicsr
+import sr_perceptual_loss.integrations.basicsr_shim
 from basicsr.models import build_model
 from basicsr.models.base_model import BaseModel
 
