@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sr_perceptual_loss.cli import basicsr, convert, fetch, score
+from sr_perceptual_loss.cli import basicsr, convert, fetch, probe, score
 from sr_perceptual_loss.cli import list as list_
 from sr_perceptual_loss.cli.terminal import say
 
@@ -73,6 +73,7 @@ app.command("list")(list_.list_critics)
 app.command("score")(score.score)
 app.command("convert")(convert.convert)
 app.command("fetch")(fetch.fetch)
+app.command("probe")(probe.probe)
 # Its own options, then everything that BasicSR's parser knows.
 app.command("basicsr", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(basicsr.basicsr)
 

@@ -22,7 +22,7 @@ from typing import Any
 from sr_perceptual_loss._checks import InputError
 from sr_perceptual_loss.integrations.basicsr_shim import install_shims, require_basicsr
 
-__all__ = ["main", "run"]
+__all__ = ["main", "prepare", "run"]
 
 install_shims()
 
@@ -45,19 +45,33 @@ def run(basicsr_args: Sequence[str], imports: Sequence[str] = (), script: str | 
     """
     if script is not None and not Path(script).is_file():
         raise InputError(f"--script {script}: no such file.")
-    home = Path(script).resolve().parent if script is not None else Path.cwd()
-    _arrange_path(home, front=script is not None)
-    require_basicsr()
-    _claim_main()
     sys.argv = [str(script) if script is not None else "basicsr/train.py", *basicsr_args]
-    importlib.import_module("sr_perceptual_loss.integrations.basicsr")
-    _import_project(imports, home)
+    prepare(imports, script)
     if script is not None:
         _exec_script(Path(script))
         return
     train = importlib.import_module("basicsr.train")
     _resume_on_cpu(train)
     train.train_pipeline(str(Path.cwd()))
+
+
+def prepare(imports: Sequence[str] = (), script: str | Path | None = None) -> None:
+    """Make BasicSR importable, our parts registered and a project's modules imported, in the right order.
+
+    Args:
+        imports: modules of a project, beside the script or in the working directory.
+        script: a project's own start script; its folder comes first on the path.
+
+    Raises:
+        InputError: a module is not found.
+        InstallError: no whole BasicSR.
+    """
+    home = Path(script).resolve().parent if script is not None else Path.cwd()
+    _arrange_path(home, front=script is not None)
+    require_basicsr()
+    _claim_main()
+    importlib.import_module("sr_perceptual_loss.integrations.basicsr")
+    _import_project(imports, home)
 
 
 def _arrange_path(home: Path, front: bool) -> None:

@@ -8,61 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import pytest
 import torch
-import yaml
-from PIL import Image
 
 SRPL = [str(Path(sys.executable).with_name("srpl")), "basicsr"]
 MODULE = [sys.executable, "-m", "sr_perceptual_loss.integrations.basicsr_runner"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "1", "-m", MODULE[2]]
-
-
-@pytest.fixture
-def project(tmp_path):
-    """A folder with four image pairs and a YAML; returns (folder, write_yaml)."""
-    generator = np.random.default_rng(0)
-    for kind, side in (("GT", 64), ("LR", 16)):
-        (tmp_path / "data" / kind).mkdir(parents=True)
-        for i in range(4):
-            image = generator.integers(0, 256, (side, side, 3), dtype=np.uint8)
-            Image.fromarray(image).save(tmp_path / "data" / kind / f"{i}.png")
-
-    def write(name="run", total=4, workers=0, train=None, **top):
-        folders = {"dataroot_gt": "data/GT", "dataroot_lq": "data/LR", "io_backend": {"type": "disk"}}
-        opt = {
-            "name": name,
-            "model_type": "PerceptualSRModel",
-            "scale": 4,
-            "num_gpu": 0,
-            "manual_seed": 0,
-            "datasets": {
-                "train": {"name": "t", "type": "PairedImageDataset", **folders, "filename_tmpl": "{}", "gt_size": 64,
-                          "use_hflip": False, "use_rot": False, "num_worker_per_gpu": workers,
-                          "batch_size_per_gpu": 2, "dataset_enlarge_ratio": 10, "prefetch_mode": None},
-                "val": {"name": "v", "type": "PairedImageDataset", **folders},
-            },
-            "network_g": {"type": "SRVGGNetCompact", "num_feat": 8, "num_conv": 1, "upscale": 4, "act_type": "prelu"},
-            "path": {"pretrain_network_g": None, "strict_load_g": True, "resume_state": None},
-            "train": {
-                "optim_g": {"type": "Adam", "lr": 1e-3, "betas": [0.9, 0.99]},
-                "scheduler": {"type": "MultiStepLR", "milestones": [100], "gamma": 0.5},
-                "total_iter": total,
-                "warmup_iter": -1,
-                "losses": [{"type": "L1Loss"}, {"type": "CriticLoss", "critic": "haarpsi", "crops": {"size": 48}}],
-                **(train or {}),
-            },
-            "val": {"val_freq": 1000, "save_img": False,
-                    "metrics": {"haarpsi": {"type": "calculate_haarpsi", "crop_border": 4}}},
-            "logger": {"print_freq": 1, "save_checkpoint_freq": 2, "use_tb_logger": False, "wandb": {"project": None}},
-            **top,
-        }  # fmt: skip
-        path = tmp_path / f"{name}.yml"
-        path.write_text(yaml.safe_dump(opt))
-        return path
-
-    return tmp_path, write
 
 
 def start(command, cwd, *, code=0, **environment):

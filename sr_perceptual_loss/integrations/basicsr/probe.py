@@ -1,0 +1,154 @@
+"""Which weight? The losses of a BasicSR YAML, measured on a few batches of its own data and network."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from basicsr.data import build_dataloader, build_dataset
+from basicsr.models import build_model
+from basicsr.models.esrgan_model import ESRGANModel
+from basicsr.utils.options import parse_options
+from torch import Tensor
+
+from sr_perceptual_loss._checks import InputError
+from sr_perceptual_loss.integrations.basicsr.losses import LossList
+from sr_perceptual_loss.losses.probe import PairFunction, ProbeReport, probe
+
+__all__ = ["losses_of", "probe_model", "probe_yaml"]
+
+
+def losses_of(model: Any) -> tuple[dict[str, PairFunction], dict[str, float]]:
+    """The generator losses of a BasicSR model, as the training step adds them up, and their weights now.
+
+    Args:
+        model: SRModel or derived, stock or ours, with its training settings made.
+
+    Returns:
+        Functions ``(sr, hr) -> 0-d loss``, weight included, by log name; and the weights of those that have one.
+    """
+    functions: dict[str, PairFunction] = {}
+    weights: dict[str, float] = {}
+
+    def add(name: str, loss: Any, function: PairFunction) -> None:
+        functions[name] = function
+        inner = getattr(loss, "loss", loss)
+        weight = getattr(inner, "loss_weight", getattr(inner, "perceptual_weight", None))
+        if isinstance(weight, int | float):
+            weights[name] = float(weight)
+
+    if getattr(model, "cri_pix", None):
+        add("pix", model.cri_pix, lambda sr, hr: model.cri_pix(sr, hr))
+    percep = getattr(model, "cri_perceptual", None)
+    if isinstance(percep, LossList):
+        for name, member in zip(percep.names, percep.members, strict=True):
+            add(name, member, lambda sr, hr, member=member: _sum(member(sr, hr)))  # type: ignore[misc]
+    elif percep:
+        add("percep", percep, lambda sr, hr: _sum(percep(sr, hr)))
+    if getattr(model, "cri_gan", None):
+        add("gan", model.cri_gan, lambda sr, hr: _adversarial(model, sr, hr))
+    return functions, weights
+
+
+def _sum(result: Tensor | tuple[Tensor | None, ...]) -> Tensor:
+    values = [v for v in (result if isinstance(result, tuple) else (result,)) if v is not None]
+    return torch.stack([v.reshape(()) for v in values]).sum()
+
+
+def _adversarial(model: Any, sr: Tensor, hr: Tensor) -> Tensor:
+    """The generator's GAN term: BasicSR's relativistic one in ESRGAN models, else the plain one."""
+    fake = model.net_d(sr)
+    if not isinstance(model, ESRGANModel):
+        return model.cri_gan(fake, True, is_disc=False)
+    real = model.net_d(hr).detach()
+    real_term = model.cri_gan(real - fake.mean(), False, is_disc=False)
+    return (real_term + model.cri_gan(fake - real.mean(), True, is_disc=False)) / 2
+
+
+def probe_model(
+    model: Any,
+    data: Iterator[Mapping[str, Any]],
+    *,
+    iteration: int,
+    shares: Mapping[str, float] | None = None,
+    reference: str | None = None,
+) -> ProbeReport:
+    """Measure the losses of a model at the outputs of its own network.
+
+    Args:
+        model: a BasicSR model; nothing of it is trained.
+        data: batches with ``lq`` and ``gt``.
+        iteration: the global iteration that schedules are asked for.
+        shares: wanted parts by name; see :func:`probe`.
+        reference: the loss whose weight stays.
+
+    Returns:
+        The report.
+    """
+    losses, weights = losses_of(model)
+    if isinstance(getattr(model, "cri_perceptual", None), LossList):
+        model.cri_perceptual.step(iteration)
+
+    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in data:
+            model.feed_data(batch)
+            with torch.no_grad():
+                output = model.net_g(model.lq)
+            yield output[0] if isinstance(output, tuple) else output, model.gt
+
+    return probe(losses, pairs(), shares=shares, reference=reference, weights=weights)
+
+
+def probe_yaml(
+    path: str,
+    *,
+    batches: int = 4,
+    iteration: int | None = None,
+    shares: Mapping[str, float] | None = None,
+    reference: str | None = None,
+) -> ProbeReport:
+    """Build what a YAML says and probe it; writes nothing.
+
+    Args:
+        path: BasicSR option file.
+        batches: how many training batches to look at.
+        iteration: the global iteration for schedules; the last one by default, when ramps are through.
+        shares: wanted parts by name.
+        reference: the loss whose weight stays.
+
+    Returns:
+        The report.
+
+    Raises:
+        InputError: the file names no training data, or fewer batches than asked for.
+    """
+    opt = _options(path)
+    if "train" not in opt["datasets"]:
+        raise InputError(f"{path}: no datasets.train; the probe looks at training batches.")
+    dataset = build_dataset(opt["datasets"]["train"])
+    loader = build_dataloader(
+        dataset, {**opt["datasets"]["train"], "prefetch_mode": None}, num_gpu=opt["num_gpu"], seed=opt["manual_seed"]
+    )
+    if len(loader) < 1:
+        raise InputError(f"{path}: {len(dataset)} training images do not fill one batch.")
+    # Read before building: BasicSR's set-up takes keys out of the tree.
+    last = int(opt["train"]["total_iter"]) if iteration is None else iteration
+    model = build_model(opt)
+    data = itertools.islice(itertools.chain.from_iterable(itertools.repeat(loader)), batches)
+    return probe_model(model, data, iteration=last, shares=shares, reference=reference)
+
+
+def _options(path: str) -> dict[str, Any]:
+    """BasicSR's own parser reads sys.argv."""
+    kept, sys.argv = sys.argv, ["probe", "-opt", path]
+    try:
+        opt, _ = parse_options(".", is_train=True)
+    finally:
+        sys.argv = kept
+    # What BasicSR logs about networks goes nowhere, unless the caller set the logger up.
+    logging.getLogger("basicsr").setLevel(logging.WARNING)
+    return opt
