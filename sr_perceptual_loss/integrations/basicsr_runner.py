@@ -47,6 +47,8 @@ def run(basicsr_args: Sequence[str], imports: Sequence[str] = (), script: str | 
         raise InputError(f"--script {script}: no such file.")
     sys.argv = [str(script) if script is not None else "basicsr/train.py", *basicsr_args]
     prepare(imports, script)
+    projects = importlib.import_module("sr_perceptual_loss.integrations.basicsr.projects")
+    projects.ensure_model(projects.model_type_of(basicsr_args))
     if script is not None:
         _exec_script(Path(script))
         return

@@ -47,6 +47,13 @@ def test_spawned_workers_and_a_partial_basicsr_folder_and_project_modules(projec
     folder, write = project
     (folder / "basicsr").mkdir()
     (folder / "basicsr" / "__init__.py").write_text("from .archs import *\n")
+    (folder / "models.py").write_text(
+        "from basicsr.models.sr_model import SRModel\n"
+        "from basicsr.utils.registry import MODEL_REGISTRY\n"
+        "@MODEL_REGISTRY.register()\n"
+        "class CAModel(SRModel):\n"
+        "    pass\n"
+    )
     (folder / "archs.py").write_text(
         "import multiprocessing\n"
         "from basicsr.utils.registry import ARCH_REGISTRY\n"
@@ -58,11 +65,11 @@ def test_spawned_workers_and_a_partial_basicsr_folder_and_project_modules(projec
         "    def __init__(self):\n"
         "        super().__init__(nn.Conv2d(3, 48, 3, padding=1), nn.PixelShuffle(4))\n"
     )
-    opt = write("spawn", total=2, workers=1, network_g={"type": "Own"})
+    opt = write("spawn", total=2, workers=1, network_g={"type": "Own"}, model_type="PerceptualCAModel")
     for command in (SRPL, MODULE):
-        log = start([*command, "--import", "archs", "-opt", str(opt)], folder)
+        log = start([*command, "--import", "archs", "--import", "models", "-opt", str(opt)], folder)
         assert sorted(losses(log)) == [1, 2], log[-2000:]
-    assert "Network [Own] is created" in log
+    assert "Network [Own] is created" in log and "Model [PerceptualCAModel] is created" in log
 
 
 def test_a_projects_own_start_script(project):
@@ -94,6 +101,8 @@ def test_under_torchrun(project):
 
 def test_errors_are_worded_and_exit_with_2(project):
     folder, write = project
+    log = start([*SRPL, "-opt", str(write("model", model_type="PerceptualCAModell"))], folder, code=2)
+    assert "no model 'PerceptualCAModell' is registered" in log and "--import" in log
     entry = {"type": "RQILoss", "loss_weight": 0.1}
     log = start([*SRPL, "-opt", str(write("missing", train={"losses": [entry]}))], folder, code=2)
     assert "srpl fetch rqi_maniqa" in log and "Traceback" not in log

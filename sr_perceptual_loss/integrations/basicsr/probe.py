@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sr_perceptual_loss._checks import InputError
 from sr_perceptual_loss.integrations.basicsr.losses import LossList
+from sr_perceptual_loss.integrations.basicsr.projects import ensure_model
 from sr_perceptual_loss.losses.probe import PairFunction, ProbeReport, probe
 
 __all__ = ["losses_of", "probe_model", "probe_yaml"]
@@ -137,6 +138,7 @@ def probe_yaml(
         raise InputError(f"{path}: {len(dataset)} training images do not fill one batch.")
     # Read before building: BasicSR's set-up takes keys out of the tree.
     last = int(opt["train"]["total_iter"]) if iteration is None else iteration
+    ensure_model(opt["model_type"])
     model = build_model(opt)
     data = itertools.islice(itertools.chain.from_iterable(itertools.repeat(loader)), batches)
     return probe_model(model, data, iteration=last, shares=shares, reference=reference)
