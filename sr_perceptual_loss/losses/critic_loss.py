@@ -15,6 +15,7 @@ from sr_perceptual_loss.critics.registry import get_card, list_critics
 from sr_perceptual_loss.functional.crops import CropPlan, crop_pairs
 from sr_perceptual_loss.losses.base import PairLoss
 from sr_perceptual_loss.losses.frozen import FrozenCritic
+from sr_perceptual_loss.losses.schedule import Schedule
 
 __all__ = ["CriticLoss", "EfficientPBANLoss", "RQILoss", "apply_form"]
 
@@ -56,6 +57,7 @@ class CriticLoss(PairLoss):
         reduction: ``mean``, ``sum`` or ``none``, over images.
         on_nonfinite: ``raise``, ``skip`` or ``propagate``.
         critic_size: ``"full"`` or ``"tiny"`` (tests).
+        schedule: ``start``, ``ramp``, ``end``, ``every`` in global iterations; see :class:`Schedule`.
 
     Raises:
         InputError, UnknownNameError, WeightsError: at construction.
@@ -74,8 +76,9 @@ class CriticLoss(PairLoss):
         reduction: str = "mean",
         on_nonfinite: str = "raise",
         critic_size: str = "full",
+        schedule: Schedule | Mapping[str, object] | None = None,
     ) -> None:
-        super().__init__(loss_weight=loss_weight, reduction=reduction, on_nonfinite=on_nonfinite)
+        super().__init__(loss_weight=loss_weight, reduction=reduction, on_nonfinite=on_nonfinite, schedule=schedule)
         self.form = check_choice("form", form, FORMS)
         self.margin = as_float("margin", margin)
         self.temperature = as_float("temperature", temperature, minimum=1e-6)
@@ -99,6 +102,19 @@ class CriticLoss(PairLoss):
     def term_names(self) -> tuple[str, ...]:
         """``score``, and for a relative critic ``over_gt_rate``, the share of crops scored above their GT."""
         return ("score", "over_gt_rate") if self.critic.card.relative else ("score",)
+
+    @property
+    def optimises(self) -> tuple[str, ...]:
+        """The critic's own name."""
+        return (self.critic.card.name,)
+
+    def scores(self, sr: Tensor, hr: Tensor) -> Tensor | None:
+        """Scores for an onlooker, as in :meth:`PairLoss.scores`; the boxes of the next call stay what they were."""
+        state = self._generator.get_state()
+        try:
+            return super().scores(sr, hr)
+        finally:
+            self._generator.set_state(state)
 
     def _check_crop_size(self) -> int | None:
         rule, size = self.critic.input_size, self.crops.size
@@ -150,6 +166,7 @@ class RQILoss(CriticLoss):
         reduction: str = "mean",
         on_nonfinite: str = "raise",
         critic_size: str = "full",
+        schedule: Schedule | Mapping[str, object] | None = None,
     ) -> None:
         card = critic.card if isinstance(critic, Critic) else get_card(critic)
         if not card.relative:
@@ -168,6 +185,7 @@ class RQILoss(CriticLoss):
             reduction=reduction,
             on_nonfinite=on_nonfinite,
             critic_size=critic_size,
+            schedule=schedule,
         )
 
 
@@ -191,6 +209,7 @@ class EfficientPBANLoss(CriticLoss):
         reduction: str = "mean",
         on_nonfinite: str = "raise",
         critic_size: str = "full",
+        schedule: Schedule | Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(
             "efficient_pban",
@@ -203,4 +222,5 @@ class EfficientPBANLoss(CriticLoss):
             reduction=reduction,
             on_nonfinite=on_nonfinite,
             critic_size=critic_size,
+            schedule=schedule,
         )

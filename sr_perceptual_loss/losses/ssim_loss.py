@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from sr_perceptual_loss._checks import as_float, as_int
 from sr_perceptual_loss.functional.ssim import ssim
 from sr_perceptual_loss.losses.base import PairLoss
+from sr_perceptual_loss.losses.schedule import Schedule
 
 __all__ = ["SSIMLoss"]
 
@@ -20,6 +23,7 @@ class SSIMLoss(PairLoss):
         sigma: its standard deviation in pixels.
         reduction: ``mean``, ``sum`` or ``none``.
         on_nonfinite: ``raise``, ``skip`` or ``propagate``.
+        schedule: ``start``, ``ramp``, ``end``, ``every`` in global iterations; see :class:`Schedule`.
     """
 
     def __init__(
@@ -30,10 +34,16 @@ class SSIMLoss(PairLoss):
         sigma: float = 1.5,
         reduction: str = "mean",
         on_nonfinite: str = "raise",
+        schedule: Schedule | Mapping[str, object] | None = None,
     ) -> None:
-        super().__init__(loss_weight=loss_weight, reduction=reduction, on_nonfinite=on_nonfinite)
+        super().__init__(loss_weight=loss_weight, reduction=reduction, on_nonfinite=on_nonfinite, schedule=schedule)
         self.window = as_int("window", window, minimum=3)
         self.sigma = as_float("sigma", sigma, minimum=1e-3)
+
+    @property
+    def optimises(self) -> tuple[str, ...]:
+        """``ssim``."""
+        return ("ssim",)
 
     def _values(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         score = ssim(sr, hr.detach(), window=self.window, sigma=self.sigma)

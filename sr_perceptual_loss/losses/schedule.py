@@ -1,0 +1,88 @@
+"""Schedule: when a loss acts and how strongly, as a pure function of the global iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+
+from sr_perceptual_loss._checks import InputError, as_int, check_known_keys
+
+__all__ = ["Schedule"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """factor(i) = clip((i - start) / ramp, 0, 1), and 0 from ``end`` on and where i is no multiple of ``every``.
+
+    Nothing is counted: calls, accumulation steps, closures and gated GAN steps cannot shift it, and a resumed run
+    continues exactly because BasicSR, or the caller of ``loss.step(iteration)``, knows the iteration.
+
+    Attributes:
+        start: first iteration at which the loss may act.
+        ramp: iterations of linear growth after ``start``; 0 is a jump. With a ramp the factor is still 0 at ``start``
+            and 1 from ``start + ramp`` on.
+        end: first iteration at which the loss is off again; None is never.
+        every: the loss acts in iterations that are multiples of it; its weight is not multiplied up for that.
+    """
+
+    start: int = 0
+    ramp: int = 0
+    end: int | None = None
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        """Coerce what YAML delivers and refuse the rest, at construction."""
+        object.__setattr__(self, "start", as_int("schedule.start", self.start))
+        object.__setattr__(self, "ramp", as_int("schedule.ramp", self.ramp))
+        object.__setattr__(self, "every", as_int("schedule.every", self.every, minimum=1))
+        if self.end is not None:
+            object.__setattr__(self, "end", as_int("schedule.end", self.end))
+            if self.end <= self.start:
+                raise InputError(
+                    f"schedule: end {self.end} is not after start {self.start}, so the loss would never act. Both are "
+                    "global iterations, not lengths."
+                )
+
+    @classmethod
+    def of(cls, value: Schedule | Mapping[str, object] | None) -> Schedule:
+        """A schedule from what a YAML or a caller writes: a schedule, a mapping of its fields, or None (always on).
+
+        Raises:
+            InputError: unknown key or wrong value.
+        """
+        if value is None:
+            return cls()
+        if isinstance(value, Schedule):
+            return value
+        if not isinstance(value, Mapping):
+            raise InputError(f"schedule: got {value!r}, expected a mapping such as {{start: 5000, ramp: 2000}}.")
+        check_known_keys("schedule", value, [f.name for f in fields(cls)])
+        return cls(**value)  # type: ignore[arg-type]
+
+    @property
+    def constant(self) -> bool:
+        """True where the factor is 1 in every iteration, so that no iteration need be known."""
+        return self == Schedule()
+
+    def height(self, iteration: int) -> float:
+        """The ramp alone, in [0, 1]: what ``factor`` is where neither ``every`` nor ``end`` switches the loss off."""
+        if iteration < self.start:
+            return 0.0
+        return 1.0 if self.ramp == 0 else min(1.0, (iteration - self.start) / self.ramp)
+
+    def factor(self, iteration: int) -> float:
+        """What the weight is multiplied by.
+
+        Args:
+            iteration: global iteration, >= 0.
+
+        Returns:
+            A number in [0, 1]; 0 means that the loss need not be computed.
+        """
+        if iteration % self.every or (self.end is not None and iteration >= self.end):
+            return 0.0
+        return self.height(iteration)
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values, for logs."""
+        return asdict(self)
