@@ -20,8 +20,19 @@ if TYPE_CHECKING:
         list_critics,
         register_critic,
     )
-    from sr_perceptual_loss.functional import CropPlan, ssim
-    from sr_perceptual_loss.losses import CriticLoss, EfficientPBANLoss, FrozenCritic, RQILoss, SSIMLoss
+    from sr_perceptual_loss.functional import CropPlan, GradNormBalancer, ssim
+    from sr_perceptual_loss.losses import (
+        CriticLoss,
+        EfficientPBANLoss,
+        FrozenCritic,
+        HackingError,
+        HackingGuard,
+        RQILoss,
+        Schedule,
+        SSIMLoss,
+        SSIMPerceptualRatioLoss,
+    )
+    from sr_perceptual_loss.losses.probe import probe
     from sr_perceptual_loss.weights import load_weights, save_weights
 
 __all__ = [
@@ -31,10 +42,15 @@ __all__ = [
     "CropPlan",
     "EfficientPBANLoss",
     "FrozenCritic",
+    "GradNormBalancer",
+    "HackingError",
+    "HackingGuard",
     "InputError",
     "NonFiniteError",
     "RQILoss",
     "SSIMLoss",
+    "SSIMPerceptualRatioLoss",
+    "Schedule",
     "SizeRule",
     "UnknownNameError",
     "WeightsError",
@@ -43,6 +59,7 @@ __all__ = [
     "get_card",
     "list_critics",
     "load_weights",
+    "probe",
     "register_critic",
     "save_weights",
     "ssim",
@@ -59,8 +76,19 @@ _ROOMS = {
         "list_critics",
         "register_critic",
     ),
-    "functional": ("CropPlan", "ssim"),
-    "losses": ("CriticLoss", "EfficientPBANLoss", "FrozenCritic", "RQILoss", "SSIMLoss"),
+    "functional": ("CropPlan", "GradNormBalancer", "ssim"),
+    "losses": (
+        "CriticLoss",
+        "EfficientPBANLoss",
+        "FrozenCritic",
+        "HackingError",
+        "HackingGuard",
+        "RQILoss",
+        "SSIMLoss",
+        "SSIMPerceptualRatioLoss",
+        "Schedule",
+    ),
+    "losses.probe": ("probe",),
     "weights": ("load_weights", "save_weights"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

@@ -2,6 +2,19 @@
 
 from sr_perceptual_loss.losses.critic_loss import CriticLoss, EfficientPBANLoss, RQILoss
 from sr_perceptual_loss.losses.frozen import FrozenCritic
+from sr_perceptual_loss.losses.guard import HackingError, HackingGuard
+from sr_perceptual_loss.losses.ratio_loss import SSIMPerceptualRatioLoss
+from sr_perceptual_loss.losses.schedule import Schedule
 from sr_perceptual_loss.losses.ssim_loss import SSIMLoss
 
-__all__ = ["CriticLoss", "EfficientPBANLoss", "FrozenCritic", "RQILoss", "SSIMLoss"]
+__all__ = [
+    "CriticLoss",
+    "EfficientPBANLoss",
+    "FrozenCritic",
+    "HackingError",
+    "HackingGuard",
+    "RQILoss",
+    "SSIMLoss",
+    "SSIMPerceptualRatioLoss",
+    "Schedule",
+]

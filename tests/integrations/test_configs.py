@@ -29,18 +29,58 @@ def critic_entries(opt):
     entries = list(opt["train"].get("losses", []))
     if opt["train"].get("perceptual_opt"):
         entries.append(opt["train"]["perceptual_opt"])
-    return [e for e in entries if e["type"] in ("CriticLoss", "RQILoss", "EfficientPBANLoss")]
+    kinds = ("CriticLoss", "RQILoss", "EfficientPBANLoss", "SSIMPerceptualRatioLoss")
+    return [e for e in entries if e["type"] in kinds]
+
+
+@pytest.fixture(scope="module")
+def camixersr():
+    """Stand-ins for what CAMixerSR's own `archs` and `models` register: a tuple in train mode, its own step."""
+    import sr_perceptual_loss.integrations.basicsr  # noqa: F401
+    from basicsr.models.sr_model import SRModel
+    from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
+
+    class CAMixerSR(torch.nn.Module):
+        def __init__(self, n_block, n_group, n_colors, n_feats=60, scale=4, ratio=0.5, tile=None):
+            super().__init__()
+            self.net = torch.nn.Sequential(torch.nn.Conv2d(3, 3 * scale**2, 3, padding=1), torch.nn.PixelShuffle(scale))
+            self.ratio = ratio
+
+        def forward(self, x):
+            out = self.net(x)
+            return (out, 2 * self.ratio * (out.mean() * 0 + 0.1) ** 2) if self.training else out
+
+    class CAModel(SRModel):
+        def optimize_parameters(self, current_iter):
+            self.optimizer_g.zero_grad()
+            self.output, loss_ratio = self.net_g(self.lq)
+            l_pix = self.cri_pix(self.output, self.gt)
+            l_percep, _ = self.cri_perceptual(self.output, self.gt)
+            (l_pix + loss_ratio + l_percep).backward()
+            self.optimizer_g.step()
+            values = {"l_pix": l_pix, "l_ratio": loss_ratio, "l_percep": l_percep}
+            self.log_dict = self.reduce_loss_dict(values)
+
+    ARCH_REGISTRY.register(CAMixerSR)
+    MODEL_REGISTRY.register(CAModel)
+    yield
+    ARCH_REGISTRY._obj_map.pop("CAMixerSR")
+    for name in ("CAModel", "PerceptualCAModel"):
+        MODEL_REGISTRY._obj_map.pop(name, None)
 
 
 @pytest.fixture(params=CONFIGS, ids=lambda p: p.stem)
-def config(request):
-    import sr_perceptual_loss.integrations.basicsr  # noqa: F401
+def config(request, camixersr):
+    from sr_perceptual_loss.integrations.basicsr.projects import ensure_model
 
-    return request.param, load(request.param)
+    opt = load(request.param)
+    ensure_model(opt["model_type"])
+    return request.param, opt
 
 
 def test_there_are_the_promised_ones():
     promised = {"demo_cpu", "demo_cpu_pixel", "swinir_x4_pixel", "swinir_x4_rqi_gan", "esrgan_x4_rqi"}
+    promised |= {"camixersr_x4_ssim_pban", "swinir_x4_ratio", "demo_cpu_ratio", "demo_cpu_balance"}
     assert promised <= {p.stem for p in CONFIGS}
 
 
@@ -124,7 +164,8 @@ def test_one_step_with_tiny_critics(config, small_vgg, tmp_path, monkeypatch):
     lq = torch.rand(2, 3, 16, 16)
     model.feed_data({"lq": lq, "gt": torch.nn.functional.interpolate(lq, scale_factor=4)})
     model.update_learning_rate(1)
-    model.optimize_parameters(1)
+    # Past every start and ramp of the schedules.
+    model.optimize_parameters(50_000)
     assert any(not torch.equal(a, b) for a, b in zip(before, model.net_g.parameters(), strict=True))
     assert expected <= set(model.log_dict)
     assert all(abs(v) < 1e6 for v in model.log_dict.values())

@@ -1,13 +1,17 @@
 """BasicSR models with a list of losses: one mixin over BasicSR's own classes, no copy of their training step.
 
 What the mixin adds: ``train.losses``, a log value per entry on every rank and step, a stop before the optimizer step
-when a loss or gradient is not finite, and an error for ``*_opt`` keys that nobody would read.
+when a loss or gradient is not finite, an error for ``*_opt`` keys that nobody would read, ``train.guard``, and what
+losses and guard know across a resume.
 """
 
 from __future__ import annotations
 
+import inspect
+import os
 from collections import OrderedDict
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -19,8 +23,11 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
-from sr_perceptual_loss._checks import InputError, NonFiniteError, nearest
+from sr_perceptual_loss._checks import InputError, NonFiniteError, check_known_keys, nearest
 from sr_perceptual_loss.integrations.basicsr.losses import LossList
+from sr_perceptual_loss.losses.base import PairLoss
+from sr_perceptual_loss.losses.guard import HackingError, HackingGuard
+from sr_perceptual_loss.losses.guard_measures import FIDELITY
 
 __all__ = [
     "PerceptualESRGANModel",
@@ -36,6 +43,13 @@ SR_SLOTS = ("pixel_opt", "perceptual_opt")
 GAN_SLOTS = (*SR_SLOTS, "gan_opt")
 #: Keys of ``train:`` that are close to ``losses`` and would be ignored by BasicSR.
 LOSSES_KEYS = ("loss", "loss_opt", "extra_losses", "losses_opt", "lossess")
+GUARD_KEYS = ("guards", "gaurd", "hacking_guard", "guard_opt")
+#: What ``train.guard`` is where it is not written; keys that are written replace these.
+GUARD = {"every": 200, "action": "warn"}
+#: Adversarial training trades fidelity for texture by itself.
+GAN_TOLERANCE = 3.0
+#: Beside BasicSR's folder and not in it: --auto_resume takes every name there that ends in "state" for a number.
+STATE_FOLDER = "srpl_states"
 
 
 class FiniteCheck(nn.Module):
@@ -74,6 +88,8 @@ def check_train_options(train: Mapping[str, Any], slots: tuple[str, ...], model:
     for key in train:
         if key in LOSSES_KEYS:
             raise InputError(f"train.{key}: {model} reads the list `losses`. Rename the key to `losses`.")
+        if key in GUARD_KEYS:
+            raise InputError(f"train.{key}: {model} reads `guard`. Rename the key to `guard`.")
         if key.endswith("_opt") and key not in slots:
             why = (
                 " BasicSR builds ldl_opt in this model but never calls it."
@@ -84,6 +100,34 @@ def check_train_options(train: Mapping[str, Any], slots: tuple[str, ...], model:
                 f"train.{key}: {model} does not read this key, so the loss would be ignored.{why}"
                 f"{nearest(key, [*slots, 'losses'])} Put further losses into the list `losses`."
             )
+
+
+def build_guard(train: Mapping[str, Any], losses: Mapping[str, PairLoss], *, gan: bool) -> HackingGuard | None:
+    """The guard of ``train.guard``: a mapping of its arguments; true or absent is the default one, false or ~ is none.
+
+    Args:
+        train: the ``train:`` section.
+        losses: what it will watch; measures that are in a loss are skipped.
+        gan: whether there is a discriminator.
+
+    Returns:
+        The guard, whose alarms go to BasicSR's log; None where it is switched off or has no loss to watch.
+
+    Raises:
+        InputError: unknown key or wrong value.
+    """
+    options = train.get("guard", True)
+    if options is None or options is False or not losses:
+        return None
+    options = {} if options is True else options
+    if not isinstance(options, Mapping):
+        raise InputError(f"train.guard: got {options!r}, expected a mapping such as {{every: 200}}, or false.")
+    known = [name for name in inspect.signature(HackingGuard).parameters if name != "on_alarm"]
+    check_known_keys("train.guard", options, known)
+    merged = {**GUARD, **({"tolerance": GAN_TOLERANCE} if gan else {}), **options}
+    known_to_losses = {measure for loss in losses.values() for measure in loss.optimises} & set(FIDELITY)
+    merged["skip"] = [*merged.get("skip", []), *sorted(known_to_losses)]
+    return HackingGuard(**merged, on_alarm=lambda alarm: get_root_logger().warning(str(alarm)))
 
 
 class PerceptualMixin:
@@ -109,18 +153,26 @@ class PerceptualMixin:
             entries.insert(0, {"name": "percep", **train["perceptual_opt"]})
         if entries:
             # A copy: the option tree of the caller stays as it was written.
-            self.opt = {**self.opt, "train": {**train, "perceptual_opt": {"type": "LossList", "losses": entries}}}
+            entry = {"type": "LossList", "losses": entries, "balance": train.get("balance")}
+            self.opt = {**self.opt, "train": {**train, "perceptual_opt": entry}}
+        elif train.get("balance"):
+            raise InputError("train.balance: there is no list `losses` to balance; put the losses into it.")
         super().init_training_settings()  # type: ignore[misc]
         for slot in ("cri_pix", "cri_gan"):
             if getattr(self, slot, None) is not None:
                 name = {"cri_pix": "pixel_opt", "cri_gan": "gan_opt"}[slot]
                 setattr(self, slot, FiniteCheck(getattr(self, slot), name).to(self.device))
+        losses = self.cri_perceptual
+        if isinstance(losses, LossList):
+            losses.guard = build_guard(train, losses.pair_losses(), gan="gan_opt" in self.loss_slots)
+        if train.get("guard") and getattr(losses, "guard", None) is None:
+            get_root_logger().warning("train.guard: no entry of `losses` has a critic's score; there is no guard.")
         self._watch_gradients()
 
     def optimize_parameters(self, current_iter: int) -> None:
         """BasicSR's own step; a non-finite loss stops it before the optimizer, with the iteration and the culprit."""
         if isinstance(self.cri_perceptual, LossList):
-            self.cri_perceptual.parts = {}
+            self.cri_perceptual.begin()
             self.cri_perceptual.step(current_iter)
         try:
             super().optimize_parameters(current_iter)  # type: ignore[misc]
@@ -128,6 +180,9 @@ class PerceptualMixin:
             message = f"iteration {current_iter}: {error}"
             get_root_logger().error(message)
             raise NonFiniteError(message) from error
+        except HackingError as error:
+            get_root_logger().error(str(error))
+            raise
 
     def reduce_loss_dict(self, loss_dict: Mapping[str, Tensor]) -> dict[str, float]:
         """Replace BasicSR's one perceptual value by one value per entry, with the same keys in every step."""
@@ -146,7 +201,41 @@ class PerceptualMixin:
                 named[name] = value.to(self.device)
         # DDP stacks the values: one shape, one dtype, one order on all ranks.
         named = OrderedDict((key, named[key].detach().float().reshape(())) for key in sorted(named))
-        return super().reduce_loss_dict(named)  # type: ignore[misc]
+        logged: dict[str, float] = super().reduce_loss_dict(named)  # type: ignore[misc]
+        if isinstance(losses, LossList) and losses.guard is not None:
+            logged.update(losses.guard.logs())  # plain numbers, the same on all ranks: no device sync
+        return logged
+
+    def save_training_state(self, epoch: int, current_iter: int) -> None:
+        """BasicSR's ``training_states/<iter>.state``, and what our losses know: ``srpl_states/<iter>.srpl.state``."""
+        losses = self.cri_perceptual
+        if current_iter != -1 and isinstance(losses, LossList) and self.opt.get("rank", 0) == 0:
+            guard = None if losses.guard is None else losses.guard.state_dict()
+            state = {"version": 1, "iter": current_iter, "losses": losses.training_state(), "guard": guard}
+            # First, so that BasicSR's file never stands there without ours.
+            _save_whole(state, _side_file(Path(self.opt["path"]["training_states"]), current_iter))
+        super().save_training_state(epoch, current_iter)  # type: ignore[misc]
+
+    def resume_training(self, resume_state: Mapping[str, Any]) -> None:
+        """BasicSR's optimizers and schedulers, and our losses and guard."""
+        super().resume_training(resume_state)  # type: ignore[misc]
+        losses = self.cri_perceptual
+        if not isinstance(losses, LossList) or (losses.guard is None and not losses.training_state()):
+            return
+        given, folder = self.opt["path"].get("resume_state"), self.opt["path"].get("training_states")
+        path = _side_file(Path(given).parent if given else Path(folder), int(resume_state["iter"]))
+        if not path.is_file():
+            get_root_logger().warning(
+                f"{path} is missing. Schedules follow the global iteration all the same; guard and balancer start anew."
+            )
+            return
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        missing, unknown = losses.load_training_state(state["losses"])
+        if missing or unknown:
+            get_root_logger().warning(f"{path}: start anew: {missing}; no longer there: {unknown}.")
+        if losses.guard is not None and state["guard"] is not None:
+            losses.guard.load_state_dict(state["guard"])
+            losses.guard.restrain(losses.pair_losses())
 
     def _watch_gradients(self) -> None:
         """Look at the gradients before each optimizer step: the last door before the weights."""
@@ -160,6 +249,18 @@ class PerceptualMixin:
                 _check_gradients(opt, names)
 
             getattr(self, optimizer).register_step_pre_hook(check)
+
+
+def _side_file(training_states: Path, iteration: int) -> Path:
+    return training_states.parent / STATE_FOLDER / f"{iteration}.srpl.state"
+
+
+def _save_whole(state: Mapping[str, Any], path: Path) -> None:
+    """All of the file or nothing of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    torch.save(state, part)
+    part.replace(path)
 
 
 def _check_gradients(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> None:

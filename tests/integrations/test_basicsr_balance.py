@@ -1,0 +1,108 @@
+"""`train.balance`: gradient shares of a list of losses at the SR output."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sr_perceptual_loss import InputError
+
+from .conftest import L1
+
+CRITIC = {"type": "CriticLoss", "critic": "haarpsi"}
+LOSSES = [L1, {"type": "SSIMLoss"}, {**CRITIC, "loss_weight": 30.0}]
+BALANCE = {"type": "grad_norm", "shares": {"l1": 2, "ssim": 1, "haarpsi": 1}}
+
+
+def gradient(model, names=None):
+    """What reaches the SR output in one call of the list."""
+    output = model.net_g(model.lq).detach().requires_grad_()
+    total, _ = model.cri_perceptual(output, model.gt)
+    return torch.autograd.grad(total, output)[0], total.item()
+
+
+def parts_of(model):
+    """Gradient of each member alone at the same output."""
+    found = {}
+    output = model.net_g(model.lq).detach()
+    for name, member in zip(model.cri_perceptual.names, model.cri_perceptual.members, strict=True):
+        leaf = output.clone().requires_grad_()
+        result = member(leaf, model.gt)
+        found[name] = torch.autograd.grad(result[0] if isinstance(result, tuple) else result, leaf)[0]
+    return found
+
+
+def test_the_gradient_is_the_sum_of_unit_parts_in_the_wanted_shares(build):
+    model = build("PerceptualSRModel", {"losses": LOSSES, "balance": BALANCE})
+    model.cri_perceptual.step(1)
+    balanced, value = gradient(model)
+    parts = parts_of(model)
+    norm = {n: g.flatten(1).norm(dim=1).mean() for n, g in parts.items()}
+    shares = {"l1": 0.5, "ssim": 0.25, "haarpsi": 0.25}
+    expected = sum(shares[n] * norm["l1"] / norm[n] * parts[n] for n in parts)
+    torch.testing.assert_close(balanced, expected, rtol=1e-4, atol=1e-9)
+    values = model.cri_perceptual.parts
+    assert value == pytest.approx(sum(shares[n] * values[n].item() for n in shares), rel=1e-5)
+
+
+def test_loss_weights_of_balanced_entries_do_not_matter(build):
+    heavy = build("PerceptualSRModel", {"losses": LOSSES, "balance": BALANCE})
+    light = build("PerceptualSRModel", {"losses": [*LOSSES[:2], {**CRITIC, "loss_weight": 0.01}], "balance": BALANCE})
+    torch.testing.assert_close(gradient(heavy)[0], gradient(light)[0], rtol=1e-4, atol=1e-9)
+
+
+def test_entries_without_a_share_are_added_as_they_are(build):
+    model = build("PerceptualSRModel", {"losses": LOSSES, "balance": {**BALANCE, "shares": {"l1": 1, "ssim": 1}}})
+    balanced, _ = gradient(model)
+    parts = parts_of(model)
+    norm = {n: g.flatten(1).norm(dim=1).mean() for n, g in parts.items()}
+    expected = 0.5 * parts["l1"] + 0.5 * norm["l1"] / norm["ssim"] * parts["ssim"] + parts["haarpsi"]
+    torch.testing.assert_close(balanced, expected, rtol=1e-4, atol=1e-9)
+
+
+def test_a_schedule_acts_on_the_share(build):
+    ramped = [*LOSSES[:2], {**LOSSES[2], "schedule": {"start": 10, "ramp": 10}}]
+    model = build("PerceptualSRModel", {"losses": ramped, "balance": {**BALANCE, "ema_decay": 0}})
+    keys = []
+    for iteration, share in ((1, 0.0), (15, 0.5), (30, 1.0)):
+        model.cri_perceptual.step(iteration)
+        factor = model.cri_perceptual.pair_losses()["haarpsi"].factor
+        assert 0 <= factor <= 1 and (factor == share or iteration == 15)
+        balanced, _ = gradient(model)
+        terms = model.cri_perceptual.terms()
+        keys.append(sorted(terms))
+        plain = build("PerceptualSRModel", {"losses": LOSSES, "balance": {**BALANCE, "ema_decay": 0}})
+        parts = parts_of(plain)
+        norm = {n: g.flatten(1).norm(dim=1).mean() for n, g in parts.items()}
+        shares = {"l1": 0.5, "ssim": 0.25, "haarpsi": 0.25 * factor}
+        expected = sum(shares[n] * norm["l1"] / norm[n] * parts[n] for n in parts)
+        torch.testing.assert_close(balanced, expected, rtol=1e-4, atol=1e-9)
+    assert keys[0] == keys[1] == keys[2]
+
+
+def test_one_step_logs_norms_weights_and_cosines(build):
+    model = build("PerceptualSRModel", {"losses": LOSSES, "balance": BALANCE})
+    before = [p.detach().clone() for p in model.net_g.parameters()]
+    model.optimize_parameters(1)
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.net_g.parameters(), strict=True))
+    assert {"l_l1", "l_ssim", "l_haarpsi", "balance_norm_l1", "balance_weight_haarpsi", "balance_cos_l1_ssim"} <= set(
+        model.log_dict
+    )
+    assert model.log_dict["balance_weight_l1"] == 1.0
+    assert "balancer._extra_state" in model.cri_perceptual.training_state()
+
+
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [
+        ({"losses": LOSSES, "balance": {"shares": {"l1": 1, "sim": 1}}}, "unknown key 'sim'. Did you mean 'ssim'"),
+        ({"losses": LOSSES, "balance": {"type": "grad_nrm", "shares": {"l1": 1}}}, "Did you mean 'grad_norm'"),
+        ({"losses": LOSSES, "balance": {"shares": {"l1": 1}, "ema": 0.5}}, "balance: unknown key 'ema'"),
+        ({"losses": LOSSES, "balance": {"type": "grad_norm"}}, "expected a mapping from entry names"),
+        ({"losses": LOSSES, "balance": [1]}, "expected a mapping such as"),
+        ({"pixel_opt": L1, "balance": BALANCE}, "no list `losses` to balance"),
+    ],
+)
+def test_bad_balance(build, train, words):
+    with pytest.raises(InputError, match=words):
+        build("PerceptualSRModel", train)
