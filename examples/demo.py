@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -104,13 +105,17 @@ def train(config: str, console: Console, *, name: str = "", force: Sequence[str]
         return network
     command = [str(Path(sys.executable).with_name("srpl")), "basicsr", "-opt", str(opt), "--auto_resume"]
     command += ["--force_yml", f"name={name}", *force]
+    # Layers this small gain nothing from a second thread, and on a busy machine two threads wait for each other.
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
     log = OUT / f"{name}.log"
     columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.completed}/{task.total} it"),
                TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[last]}"))  # fmt: skip
     with (
         log.open("a", buffering=1) as file,
         Progress(*columns, console=console) as progress,
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process,
     ):
         task = progress.add_task(name, total=total, last="starting")
         assert process.stdout is not None
