@@ -291,8 +291,9 @@ def report(start: dict[str, Any], rows: Sequence[dict[str, Any]], data: str, cor
         "neither is pseudo-MOS itself.", "",
         "Two earlier stand-ins are not shown. With a linear output, eq12 runs stopped at Q <= 0. With fine features "
         "compared place by place, the critic hardly conflicted with SSIM: eq12 had its two plateaus, grad_norm was "
-        "monotone for both seeds, but over a critic range of 0.02 only. This one was chosen because it conflicts; with it "
-        "the pseudo-MOS, the critic's training data and the fine-tuning (lr 1e-4 to 2e-4, 200 to 160 steps) changed.", "",
+        "monotone for both seeds, but over a critic range of 0.02 only. This one was chosen because it conflicts; "
+        "with it the pseudo-MOS, the critic's training data and the fine-tuning (lr 1e-4 to 2e-4, 200 to 160 steps) "
+        "changed.", "",
         "![PSNR and SSIM against the critic's score](table2_ablation.png)", "",
         "| balance | beta/alpha | seed | " + " | ".join(title for title, _ in MEASURES.values()) + " |",
         "|---|---|---|" + "---|" * len(MEASURES),
