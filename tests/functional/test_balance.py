@@ -20,12 +20,6 @@ from sr_perceptual_loss.functional.balance import (
 )
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(_two_threads):
-    """The images here are so small that a second thread only waits."""
-    torch.set_num_threads(1)
-
-
 def images(n=3, seed=0, dtype=torch.float64):
     return torch.rand(n, 3, 6, 5, generator=torch.Generator().manual_seed(seed), dtype=dtype).requires_grad_()
 

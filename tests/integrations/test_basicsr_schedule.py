@@ -18,11 +18,6 @@ GUARD = {"guard_psnr", "guard_ssim", "guard_hf", "guard_grid", "guard_over_gt",
          "guard_alarm"}  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(_two_threads):
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def basicsr_log(caplog):
     """BasicSR's logger does not propagate by itself."""
@@ -211,8 +206,8 @@ TRAIN = {
 }
 
 
-def make(build, options, folder, resume=None):
-    opt = options("PerceptualSRModel", copy.deepcopy(TRAIN))
+def make(build, options, folder, resume=None, train=None):
+    opt = options("PerceptualSRModel", copy.deepcopy(train or TRAIN))
     opt["path"] = {"models": str(folder / "models"), "training_states": str(folder / "training_states")}
     for name in ("models", "training_states"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -222,8 +217,8 @@ def make(build, options, folder, resume=None):
     return build(None, None, opt=opt)
 
 
-def resume(build, options, folder, iteration):
-    model = make(build, options, folder, iteration)
+def resume(build, options, folder, iteration, train=None):
+    model = make(build, options, folder, iteration, train)
     model.resume_training(torch.load(folder / "training_states" / f"{iteration}.state", weights_only=True))
     return model
 
@@ -241,6 +236,31 @@ def test_an_interrupted_run_equals_an_uninterrupted_one_loss_by_loss(build, opti
     # What had to be remembered: the halved weight and the last measurement, in a step without a check of its own.
     assert whole[5]["weight_haarpsi"] == 0.25 and whole[7]["guard_psnr"] == whole[6]["guard_psnr"] > 0
     assert second.cri_perceptual.guard.state_dict() == whole_model.cri_perceptual.guard.state_dict()
+
+
+BALANCED = {
+    "balance": {
+        "losses": [L1, CRITIC, {"type": "SSIMLoss"}],
+        "balance": {"shares": {"l1": 2, "haarpsi": 1, "ssim": 1}},
+    },
+    "ratio": {"losses": [L1, {"type": "SSIMPerceptualRatioLoss", "critic": "haarpsi", "name": "ratio"}]},
+}
+
+
+@pytest.mark.parametrize("name", BALANCED)
+def test_a_balancers_averages_survive_the_interruption(build, options, tmp_path, name):
+    train = {**BALANCED[name], "guard": False}
+    whole = steps(make(build, options, tmp_path / "whole", train=train), range(1, 9))
+    first = make(build, options, tmp_path / "halves", train=train)
+    logs = steps(first, range(1, 5))
+    first.save(0, 4)
+    logs |= steps(resume(build, options, tmp_path / "halves", 4, train), range(5, 9))
+    assert logs == whole
+    # The averages do matter: without them the weight of the next iteration is another one.
+    (tmp_path / "halves" / "srpl_states" / "4.srpl.state").unlink()
+    forgetful = steps(resume(build, options, tmp_path / "halves", 4, train), range(5, 6))
+    weight = "balance_weight_haarpsi" if name == "balance" else "lambda_ratio"
+    assert forgetful[5][weight] != whole[5][weight]
 
 
 def test_the_side_file_is_out_of_basicsrs_way(build, options, tmp_path):

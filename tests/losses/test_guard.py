@@ -20,12 +20,6 @@ BLUR = F.avg_pool2d(F.pad(HR, (1, 1, 1, 1), mode="replicate"), 3, 1)
 GRID = torch.cos(2 * math.pi * torch.arange(64) / 4).expand(64, 64)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(_two_threads):
-    """Many small operators: a second thread only waits, and for long where the machine is busy."""
-    torch.set_num_threads(1)
-
-
 def hacked(strength):
     """The blurred output with more and more of a grid of period 4."""
     return BLUR + strength * GRID

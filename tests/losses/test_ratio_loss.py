@@ -57,12 +57,6 @@ class Toy(Critic):
         return score + 0 * target[0]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(_two_threads):
-    """The images here are so small that a second thread only waits."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def channels(monkeypatch):
     """Distortion score = mean of the first channel, the critic's of the second: the two gradients do not mix."""
