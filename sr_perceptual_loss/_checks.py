@@ -14,6 +14,7 @@ from torch import Tensor
 
 __all__ = [
     "InputError",
+    "InstallError",
     "NonFiniteError",
     "UnknownNameError",
     "WeightsError",
@@ -41,6 +42,10 @@ class UnknownNameError(KeyError):
     def __str__(self) -> str:
         """KeyError prints the repr of its argument, which makes long messages unreadable."""
         return str(self.args[0]) if self.args else ""
+
+
+class InstallError(ImportError):
+    """A framework is missing or not whole; the message says what to do."""
 
 
 class NonFiniteError(FloatingPointError):

@@ -31,7 +31,13 @@ class Commands(TyperGroup):
             # Ours can only come from a command that has loaded the package; loading it here would slow --help.
             checks = sys.modules.get("sr_perceptual_loss._checks")
             own = (
-                (checks.InputError, checks.WeightsError, checks.UnknownNameError, checks.NonFiniteError)
+                (
+                    checks.InputError,
+                    checks.InstallError,
+                    checks.NonFiniteError,
+                    checks.UnknownNameError,
+                    checks.WeightsError,
+                )
                 if checks
                 else ()
             )

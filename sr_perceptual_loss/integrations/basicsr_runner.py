@@ -40,11 +40,14 @@ def run(basicsr_args: Sequence[str], imports: Sequence[str] = (), script: str | 
             directory.
 
     Raises:
-        InputError: script or module not found.
+        InputError: option file, script or module not found.
         InstallError: no whole BasicSR.
     """
     if script is not None and not Path(script).is_file():
         raise InputError(f"--script {script}: no such file.")
+    given = list(basicsr_args)
+    if "-opt" in given[:-1] and not Path(given[given.index("-opt") + 1]).is_file():
+        raise InputError(f"-opt {given[given.index('-opt') + 1]}: no such file in {Path.cwd()}.")
     sys.argv = [str(script) if script is not None else "basicsr/train.py", *basicsr_args]
     prepare(imports, script)
     projects = importlib.import_module("sr_perceptual_loss.integrations.basicsr.projects")

@@ -1,6 +1,6 @@
 """What it takes to import BasicSR 1.4.2 beside today's packages, without editing them.
 
-Importing this module installs the shims; it imports neither torch nor BasicSR. Spawned data-loader workers unpickle
+Importing this module installs the shims; it does not import BasicSR. Spawned data-loader workers unpickle
 BasicSR's datasets, so they must have imported it too: the runner arranges that (see ``basicsr_runner.py``).
 
 1. torchvision 0.17 removed ``torchvision.transforms.functional_tensor``, from which BasicSR takes one function.
@@ -17,14 +17,12 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["InstallError", "install_shims", "require_basicsr"]
+from sr_perceptual_loss._checks import InstallError
+
+__all__ = ["install_shims", "require_basicsr"]
 
 _TORCHVISION = "torchvision.transforms.functional_tensor"
 _VERSION = "basicsr.version"
-
-
-class InstallError(ImportError):
-    """BasicSR is missing or not whole; the message says what to do."""
 
 
 class _TorchvisionLoader(Loader):

@@ -108,6 +108,8 @@ def test_errors_are_worded_and_exit_with_2(project):
     assert "srpl fetch rqi_maniqa" in log and "Traceback" not in log
     log = start([*SRPL, "--import", "archz", "-opt", str(write())], folder, code=2)
     assert "--import archz: no such module in" in log
+    log = start([*SRPL, "-opt", "nowhere.yml"], folder, code=2)
+    assert "-opt nowhere.yml: no such file in" in log and "Traceback" not in log
     log = start([*SRPL, "--script", "nowhere.py", "-opt", str(write())], folder, code=2)
     assert "--script nowhere.py: no such file" in log
 
