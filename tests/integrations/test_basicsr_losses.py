@@ -9,7 +9,7 @@ import torch
 
 from sr_perceptual_loss import CriticLoss, InputError, NonFiniteError, UnknownNameError
 
-from .conftest import GAN, L1, G
+from .conftest import GAN, L1
 
 CRITIC = {"type": "CriticLoss", "critic": "haarpsi", "loss_weight": "5e-1"}
 
@@ -255,4 +255,3 @@ def test_registering_again_changes_nothing():
     metrics.register()
     assert models.perceptual(models.SRModel) is models.PerceptualSRModel
     assert [dict(r._obj_map) for r in (LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY)] == before
-    assert G["type"] == "SRVGGNetCompact"
