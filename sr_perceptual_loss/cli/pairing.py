@@ -10,9 +10,6 @@ from sr_perceptual_loss.cli.terminal import say
 
 __all__ = ["Pairs", "pair_up"]
 
-#: What torchvision.io reads everywhere.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-
 # What may follow the HR name in an SR name: x4, _x4, _SRNet, x4_SRNet, -5000. Not a bare letter or digit, so that
 # img_10 is never taken for img_1.
 _ENDING = re.compile(r"(x\d+)?([^0-9A-Za-z].*)?")
@@ -92,11 +89,13 @@ def _reference(sr: Path, references: list[Path]) -> Path | None:
 
 
 def _images(folder: Path, role: str) -> list[Path]:
+    from sr_perceptual_loss.data.images import SUFFIXES
+
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     images = [path for path in files if path.suffix.lower() in SUFFIXES]
     if len(images) < len(files):
         others = [path for path in files if path not in images]
-        say(f"{role}: ignored {len(others)} file(s) that are no PNG, JPEG or WebP: {_names(others)}")
+        say(f"{role}: ignored {len(others)} file(s) that are no PNG, JPEG, WebP or BMP: {_names(others)}")
     return images
 
 

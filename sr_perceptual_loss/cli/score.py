@@ -19,8 +19,6 @@ from sr_perceptual_loss.cli.pairing import Pairs, pair_up
 from sr_perceptual_loss.cli.terminal import say, stderr
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from sr_perceptual_loss.critics.base import Critic, SizeRule
 
 __all__ = ["score"]
@@ -103,8 +101,9 @@ def _score_pair(critic: Critic, sr_path: Path, hr_path: Path, device: str) -> fl
     import torch
 
     from sr_perceptual_loss._checks import InputError, NonFiniteError
+    from sr_perceptual_loss.data.images import read_image
 
-    sr, hr = (_read(path).to(device) for path in (sr_path, hr_path))
+    sr, hr = (read_image(path).to(device) for path in (sr_path, hr_path))
     if sr.shape != hr.shape:
         sizes = " and ".join(f"{image.shape[2]}x{image.shape[1]}" for image in (sr, hr))
         raise InputError(
@@ -157,22 +156,3 @@ def covering_boxes(rule: SizeRule, height: int, width: int, critic: str, image: 
 def _starts(length: int, side: int) -> list[int]:
     count = -(-length // side)
     return [round(i * (length - side) / max(1, count - 1)) for i in range(count)]
-
-
-def _read(path: Path) -> Tensor:
-    """(3, H, W) RGB in [0, 1]; gray is repeated, an alpha channel is dropped."""
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    from sr_perceptual_loss._checks import InputError
-
-    try:
-        with Image.open(path) as image:
-            # Pillow cuts 16-bit gray to 8 bits without scaling, so it is refused here.
-            if image.mode.startswith("I"):
-                raise InputError(f"{path}: a {image.mode} image; expected 8 bits per channel, as the metrics use.")
-            pixels = np.array(image.convert("RGB"))
-    except OSError as error:
-        raise InputError(f"{path}: no readable PNG, JPEG or WebP image ({str(error).splitlines()[0]}).") from None
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255

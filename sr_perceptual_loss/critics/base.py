@@ -139,6 +139,8 @@ class Critic(nn.Module, ABC):
         super().__init__()
         self.config: dict[str, Any] = dict(config or {})
         self.input_size = input_size or self.card.input_size
+        #: Set to torch.bfloat16 to let matrix products and convolutions run in it; None computes all in `compute_dtype`.
+        self.autocast_dtype: torch.dtype | None = None
         self._range_checks_left = RANGE_CHECKED_CALLS
         self._warned_range = False
 
@@ -176,7 +178,8 @@ class Critic(nn.Module, ABC):
     def score(self, sr: Tensor, hr: Tensor, *, target_features: TargetFeatures | None = None) -> Tensor:
         """Quality of ``sr`` judged against ``hr``; higher is better.
 
-        Computed in the critic's own precision (float32 unless cast) even inside autocast. No gradient reaches ``hr``.
+        Computed in the critic's own precision (float32 unless cast) even inside autocast, unless ``autocast_dtype`` is
+        set on the critic. No gradient reaches ``hr``.
 
         Args:
             sr: judged image, (N, 3, H, W) RGB in [0, 1]; slight overshoot allowed, not clamped.
@@ -195,9 +198,9 @@ class Critic(nn.Module, ABC):
             return sr.sum((1, 2, 3)).to(self.compute_dtype(sr))
         self._check_range(sr, hr)
         dtype = self.compute_dtype(sr)
-        with torch.autocast(device_type=sr.device.type, enabled=False):
+        with self._island(sr.device.type):
             target = self.encode_target(hr) if target_features is None else target_features
-            return self._compare(sr.to(dtype), self._plain(hr).to(dtype), target)
+            return self._compare(sr.to(dtype), self._plain(hr).to(dtype), target).to(dtype)
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Same as :meth:`score`."""
@@ -215,8 +218,13 @@ class Critic(nn.Module, ABC):
             A tuple of tensors whose meaning is the critic's own.
         """
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
-        with torch.set_grad_enabled(trained), torch.autocast(device_type=hr.device.type, enabled=False):
+        with torch.set_grad_enabled(trained), self._island(hr.device.type):
             return self._encode_target(self._plain(hr).to(self.compute_dtype(hr)))
+
+    def _island(self, device_type: str) -> torch.autocast:
+        """The host's autocast never reaches inside; ``autocast_dtype`` is the only one that counts."""
+        enabled = self.autocast_dtype is not None
+        return torch.autocast(device_type=device_type, dtype=self.autocast_dtype, enabled=enabled)
 
     @staticmethod
     def _plain(hr: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def test_folders_by_name_by_stem_and_by_start(srpl, picture, tmp_path):
     assert all(float(value) == pytest.approx(1.0, abs=1e-4) for _, value in lines)
     assert "2 SR image(s) without a partner: img_10.png, other.png" in result.stderr
     assert "1 HR image(s) without a partner: lonely.png" in result.stderr
-    assert "ignored 1 file(s) that are no PNG, JPEG or WebP: notes.txt" in result.stderr
+    assert "ignored 1 file(s) that are no PNG, JPEG, WebP or BMP: notes.txt" in result.stderr
 
 
 def test_longest_start_wins(picture, tmp_path):
@@ -134,7 +134,7 @@ def test_sizes_that_differ_and_files_that_are_no_images(srpl, picture, tmp_path)
     (tmp_path / "bad.png").write_bytes(b"no image")
     result = srpl("score", tmp_path / "bad.png", tmp_path / "b.png")
     assert result.exit_code == 2
-    assert "bad.png: no readable PNG, JPEG or WebP image" in result.stderr
+    assert "bad.png: no readable image" in result.stderr
 
 
 def test_gray_and_alpha_pictures_are_read_as_rgb(srpl, picture):

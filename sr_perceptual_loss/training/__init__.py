@@ -1,0 +1,1 @@
+"""Training critics on opinion scores. Never imported by losses or integrations."""
