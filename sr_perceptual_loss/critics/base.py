@@ -139,7 +139,7 @@ class Critic(nn.Module, ABC):
         super().__init__()
         self.config: dict[str, Any] = dict(config or {})
         self.input_size = input_size or self.card.input_size
-        #: Set to torch.bfloat16 to let matrix products and convolutions run in it; None computes all in `compute_dtype`.
+        #: torch.bfloat16 lets matrix products and convolutions run in it; None computes all in `compute_dtype`.
         self.autocast_dtype: torch.dtype | None = None
         self._range_checks_left = RANGE_CHECKED_CALLS
         self._warned_range = False
