@@ -1,8 +1,7 @@
 """``srpl score``: scores of one image pair or of two folders.
 
-A critic that takes one size only (224x224) sees evenly spaced crops, at the same place in both images, as many as cover
-the image and no more; the score is their mean. This is no published protocol of any critic: compare only numbers that
-were made in the same way.
+A critic that takes one size only (224x224) sees evenly spaced crops (see ``evaluation/covering.py``): no published
+protocol of any critic, so compare only numbers that were made in the same way.
 """
 
 from __future__ import annotations
@@ -19,12 +18,9 @@ from sr_perceptual_loss.cli.pairing import Pairs, pair_up
 from sr_perceptual_loss.cli.terminal import say, stderr
 
 if TYPE_CHECKING:
-    from sr_perceptual_loss.critics.base import Critic, SizeRule
+    from sr_perceptual_loss.critics.base import Critic
 
-__all__ = ["score"]
-
-# Crops that are scored at once: bounds the memory for large images.
-CROPS_AT_ONCE = 8
+__all__ = ["check_device", "score"]
 
 
 def score(
@@ -48,7 +44,7 @@ def score(
     for role, left in (("SR", found.unmatched_sr), ("HR", found.unmatched_hr)):
         if left:
             say(f"{len(left)} {role} image(s) without a partner: {', '.join(path.name for path in left)}")
-    _check_device(device)
+    check_device(device)
     network = create_critic(critic, weights=weights, device=device)
     scores: dict[str, float] = {}
     for name, value in _scores(network, found, device):
@@ -72,8 +68,12 @@ def score(
         say(f"mean of {len(scores)}: {mean:.6f} ({critic}, higher is better)")
 
 
-def _check_device(device: str) -> None:
-    """Find out before the weights are read."""
+def check_device(device: str) -> None:
+    """Raise unless the device can be used: to be found out before the weights are read.
+
+    Raises:
+        InputError: unknown, or not on this machine.
+    """
     import torch
 
     from sr_perceptual_loss._checks import InputError
@@ -89,70 +89,9 @@ def _scores(critic: Critic, found: Pairs, device: str) -> Iterator[tuple[str, fl
     """(SR file name, score) one by one, with a bar on stderr if a person is looking."""
     from rich.progress import track
 
+    from sr_perceptual_loss.evaluation.covering import covering_score, read_pair
+
     hidden = len(found.pairs) == 1 or not sys.stderr.isatty()
     for sr, hr in track(found.pairs, "scoring", console=stderr(), disable=hidden, transient=True):
-        yield sr.name, _score_pair(critic, sr, hr, device)
-
-
-def _score_pair(critic: Critic, sr_path: Path, hr_path: Path, device: str) -> float:
-    """Mean score of the covering crops of one pair; the whole image if the critic takes it."""
-    import math
-
-    import torch
-
-    from sr_perceptual_loss._checks import InputError, NonFiniteError
-    from sr_perceptual_loss.data.images import read_image
-
-    sr, hr = (read_image(path).to(device) for path in (sr_path, hr_path))
-    if sr.shape != hr.shape:
-        sizes = " and ".join(f"{image.shape[2]}x{image.shape[1]}" for image in (sr, hr))
-        raise InputError(
-            f"{sr_path.name} and {hr_path.name} differ in size (width x height): {sizes}; they must be the same region "
-            "of the same picture (check the scale, or crop the reference)."
-        )
-    boxes = covering_boxes(critic.input_size, sr.shape[1], sr.shape[2], critic.card.name, sr_path.name)
-    parts = []
-    with torch.no_grad():
-        for start in range(0, len(boxes), CROPS_AT_ONCE):
-            some = boxes[start : start + CROPS_AT_ONCE]
-            crops = [torch.stack([image[:, y : y + h, x : x + w] for y, x, h, w in some]) for image in (sr, hr)]
-            parts.append(critic.score(crops[0], crops[1]).double().cpu())
-    value = float(torch.cat(parts).mean())
-    if not math.isfinite(value):
-        raise NonFiniteError(f"{sr_path.name}: the score is {value}; the weights or the image are damaged.")
-    return value
-
-
-def covering_boxes(rule: SizeRule, height: int, width: int, critic: str, image: str) -> list[tuple[int, int, int, int]]:
-    """Evenly spaced boxes of an allowed size that cover the image, as few as possible.
-
-    Args:
-        rule: sizes that the critic takes.
-        height: image height.
-        width: image width.
-        critic: name, for the message.
-        image: name, for the message.
-
-    Returns:
-        (top, left, height, width) of each; one box if the whole image is allowed.
-
-    Raises:
-        InputError: the image is smaller than the critic's input.
-    """
-    from sr_perceptual_loss._checks import InputError
-
-    step = rule.multiple_of
-    sides = [rule.fixed or length // step * step for length in (height, width)]
-    smallest = rule.fixed or max(rule.minimum, step)
-    if min(height, width) < smallest or min(sides) < rule.minimum:
-        raise InputError(
-            f"{image}: {width}x{height} pixels (width x height), but {critic} takes {rule.describe()}. Score larger "
-            "images, or enlarge SR and HR alike before scoring and say so beside the number."
-        )
-    tops, lefts = (_starts(length, side) for length, side in zip((height, width), sides, strict=True))
-    return [(top, left, sides[0], sides[1]) for top in tops for left in lefts]
-
-
-def _starts(length: int, side: int) -> list[int]:
-    count = -(-length // side)
-    return [round(i * (length - side) / max(1, count - 1)) for i in range(count)]
+        images = [image.to(device) for image in read_pair(sr, hr)]
+        yield sr.name, covering_score(critic, images[0], images[1], sr.name)

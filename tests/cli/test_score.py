@@ -9,9 +9,9 @@ import torch
 from torchvision.io import write_jpeg
 
 from sr_perceptual_loss.cli.pairing import pair_up
-from sr_perceptual_loss.cli.score import covering_boxes
 from sr_perceptual_loss.critics import create_critic
 from sr_perceptual_loss.critics.base import SizeRule
+from sr_perceptual_loss.evaluation.covering import covering_boxes
 
 
 def test_two_files_give_the_score_of_the_library(srpl, picture):
