@@ -1,0 +1,34 @@
+"""``srpl train``: train a critic on opinion scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sr_perceptual_loss.cli.terminal import say
+
+__all__ = ["train"]
+
+
+def train(
+    config: Annotated[Path, typer.Option("--config", "-c", help="Training file, see examples/critics.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="section.key=value in place of the file's; may be repeated.", metavar="KEY=VALUE"),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest state in the out folder.")] = False,
+) -> None:
+    """Train a critic; prints the best weights file and its validation value.
+
+    Several GPUs: accelerate launch --multi_gpu --num_processes 4 --module sr_perceptual_loss.cli.app train -c FILE
+    """
+    import sr_perceptual_loss.critics  # noqa: F401  registers them
+    from sr_perceptual_loss.training.config import read_config
+    from sr_perceptual_loss.training.loop import train as run
+
+    settings = read_config(config, overrides or ())
+    result = run(settings, resume=resume)
+    say(f"{result.steps} steps; best validation {settings.validation.select} {result.best:.4f} at {result.best_step}")
+    typer.echo(f"{result.weights}\t{result.best:.6f}")
