@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sr_perceptual_loss.cli import basicsr, convert, fetch, probe, score
+from sr_perceptual_loss.cli import basicsr, convert, distort, evaluate, fetch, metrics, probe, score, train
 from sr_perceptual_loss.cli import list as list_
 from sr_perceptual_loss.cli.terminal import say
 
@@ -50,7 +50,7 @@ class Commands(TyperGroup):
 app = typer.Typer(
     name="srpl",
     cls=Commands,
-    help="Frozen image-quality critics for super-resolution: score images, get weights, train with BasicSR.",
+    help="Image-quality critics for super-resolution: score, measure, train with BasicSR, train and judge critics.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
@@ -71,7 +71,7 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Frozen image-quality critics for super-resolution: score images, get weights, train with BasicSR."""
+    """Image-quality critics for super-resolution: score, measure, train with BasicSR, train and judge critics."""
 
 
 # The commands, one line each.
@@ -80,6 +80,10 @@ app.command("score")(score.score)
 app.command("convert")(convert.convert)
 app.command("fetch")(fetch.fetch)
 app.command("probe")(probe.probe)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("metrics")(metrics.metrics)
+app.command("distort")(distort.distort)
 # Its own options, then everything that BasicSR's parser knows.
 app.command("basicsr", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(basicsr.basicsr)
 
