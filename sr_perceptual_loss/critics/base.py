@@ -141,8 +141,26 @@ class Critic(nn.Module, ABC):
         self.input_size = input_size or self.card.input_size
         #: torch.bfloat16 lets matrix products and convolutions run in it; None computes all in `compute_dtype`.
         self.autocast_dtype: torch.dtype | None = None
+        #: "auto": the fastest equal implementation for device and size; "reference": the operators as published.
+        self.kernels = "auto"
         self._range_checks_left = RANGE_CHECKED_CALLS
         self._warned_range = False
+
+    def for_scoring(self) -> Critic:
+        """A critic with the same scores and the same gradients to ``sr``, prepared for weights that never change again.
+
+        It may fold, merge or leave out parts, so its state dict is its own and it cannot be trained. Where nothing can
+        be gained it is this critic itself.
+
+        Returns:
+            A critic in eval mode that shares unchanged tensors with this one.
+        """
+        return self
+
+    @property
+    def published_frozen(self) -> tuple[str, ...]:
+        """Prefixes of what the reference training keeps fixed."""
+        return ()
 
     @classmethod
     @abstractmethod
