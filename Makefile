@@ -11,8 +11,9 @@ DEV := $(VENV)/.installed-dev
 demo: $(CORE)
 	$(PY) examples/demo.py
 
+# Two processes of one thread each: files stay whole, so their shared fixtures are made once.
 test: $(DEV)
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 check: $(DEV)
 	$(VENV)/bin/ruff check .

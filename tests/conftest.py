@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
@@ -25,4 +26,5 @@ def _no_network(monkeypatch, tmp_path):
 @pytest.fixture(autouse=True)
 def _threads(request):
     """Tiny tensors gain nothing from a second thread, and on a busy machine two threads wait for each other."""
-    torch.set_num_threads(2 if request.node.get_closest_marker("parity") else 1)
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    torch.set_num_threads(2 if alone and request.node.get_closest_marker("parity") else 1)
