@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
-from torchvision.ops import deform_conv2d
 from typing_extensions import Self
 
 from sr_perceptual_loss._checks import InputError, WeightsError, as_float, as_int, check_choice
+from sr_perceptual_loss.critics._blocks.deformable import deformable_conv
+from sr_perceptual_loss.critics._blocks.resnet import init_convolutions, residual_stage
 from sr_perceptual_loss.critics.base import Critic, CriticCard, SizeRule, TargetFeatures, normalise
 from sr_perceptual_loss.critics.registry import register_critic
 
@@ -51,24 +52,6 @@ NORMALISATIONS: Mapping[str, tuple[Constants, Constants]] = {
         ((0.05608858, 0.050779864, 0.044556625), (0.027764285, 0.026925579, 0.028313829)),
     ),
 }
-
-
-def deformable_conv(image: Tensor, offset: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Stride-1 "same" deformable convolution without modulation mask.
-
-    The one place that knows which implementation does the work.
-
-    Args:
-        image: (N, C, H, W).
-        offset: (N, 2*k*k, H, W), (dy, dx) of each kernel tap, taps in row-major order.
-        weight: (O, C, k, k), k odd.
-        bias: (O,).
-
-    Returns:
-        (N, O, H, W).
-    """
-    result: Tensor = deform_conv2d(image, offset, weight, bias, padding=weight.shape[-1] // 2)
-    return result
 
 
 class MultiBranchDeformConv(nn.Module):
@@ -217,22 +200,6 @@ class PBABlock(nn.Module):
         return rearrange(rearrange(value, "n c h i -> n h c i") @ attention, "n h c j -> n c h j")
 
 
-def _residual_stage(channels: int, out: int, blocks: int, stride: int) -> nn.Sequential:
-    """Basic blocks of a ResNet; the first one changes size and width."""
-    shortcut = None
-    if stride != 1 or channels != out:
-        shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
-    first = BasicBlock(channels, out, stride, shortcut)
-    return nn.Sequential(first, *(BasicBlock(out, out) for _ in range(blocks - 1)))
-
-
-def _init_trunk(*parts: nn.Module) -> None:
-    """Start values of torchvision's ResNet; training usually replaces them by ImageNet weights."""
-    for module in (m for part in parts for m in part.modules()):
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
 def _triple(name: str, values: Any, minimum: float) -> tuple[float, ...]:
     if isinstance(values, str) or not isinstance(values, Sequence) or len(values) != 3:
         raise InputError(f"{name}: got {values!r}, expected three numbers (R, G, B).")
@@ -356,13 +323,13 @@ class EfficientPBAN(Critic):
             nn.BatchNorm2d(first),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, 2, 1),
-            _residual_stage(first, first, depths[0], stride=1),
-            _residual_stage(first, second, depths[1], stride=2),
+            residual_stage(BasicBlock, first, first, depths[0], stride=1),
+            residual_stage(BasicBlock, first, second, depths[1], stride=2),
         )
-        self.layer2_1 = _residual_stage(second, third, depths[2], stride=2)
+        self.layer2_1 = residual_stage(BasicBlock, second, third, depths[2], stride=2)
         # One module with two names, as published: the paper's separate branches do not exist.
         self.layer2_2 = self.layer2_1
-        _init_trunk(self.stem, self.layer2_1)
+        init_convolutions(self.stem, self.layer2_1)
 
     @classmethod
     def tiny(cls) -> Self:

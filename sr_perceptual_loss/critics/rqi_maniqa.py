@@ -14,16 +14,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import torch
 from einops import rearrange
 from timm.layers import DropPath, Mlp
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from sr_perceptual_loss._checks import InputError, WeightsError, as_float, as_int
+from sr_perceptual_loss.critics._blocks.vit import block_maps, check_vit, make_vit
 from sr_perceptual_loss.critics.base import Critic, CriticCard, SizeRule, TargetFeatures, normalise
 from sr_perceptual_loss.critics.registry import register_critic
 from sr_perceptual_loss.weights.manifest import WeightsEntry
@@ -35,8 +34,6 @@ SHIFT = 2
 WINDOW_HEADS = 4
 SWIN_LAYERS = 2
 BLOCKS_PER_LAYER = 2
-# Size of the unused ImageNet classifier in the published layout.
-CLASSES = 1000
 # Not minus infinity; the weights were trained with it.
 MASKED = -100.0
 POOL_EPS = 1e-8
@@ -232,16 +229,6 @@ def _token_head(dim: int, dropout: float, *last: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(dim, 1), *last)
 
 
-def _check_shape(side: int, patch: int, width: int, depth: int, heads: int, taps: tuple[int, ...]) -> None:
-    """Raise InputError where the arguments do not fit together."""
-    if side % (patch * WINDOW):
-        raise InputError(f"side: got {side}, expected a multiple of {patch * WINDOW} (patch {patch}, window {WINDOW}).")
-    if width % heads or width % (2 * WINDOW_HEADS):
-        raise InputError(f"width: got {width}, expected a multiple of heads ({heads}) and of {2 * WINDOW_HEADS}.")
-    if not taps or list(taps) != sorted(set(taps)) or taps[-1] >= depth:
-        raise InputError(f"taps: got {taps}, expected increasing block numbers below depth ({depth}).")
-
-
 @register_critic
 class RQIManiqa(Critic):
     """Relative Quality Index, the MANIQA variant: 0 means "as good as the reference", positive better, negative worse.
@@ -321,22 +308,17 @@ class RQIManiqa(Critic):
         scale = as_float("scale", scale)
         dropout = as_float("dropout", dropout, minimum=0.0, maximum=1.0)
         drop_path = as_float("drop_path", drop_path, minimum=0.0, maximum=0.999)
-        _check_shape(side, patch, width, depth, heads, taps)
+        if side % (patch * WINDOW):
+            raise InputError(
+                f"side: got {side}, expected a multiple of {patch * WINDOW} (patch {patch}, window {WINDOW})."
+            )
+        check_vit(width, depth, heads, taps, multiple_of=2 * WINDOW_HEADS)
         config = {"side": side, "patch": patch, "width": width, "depth": depth, "heads": heads, "taps": taps}
         config |= {"scale": scale, "dropout": dropout, "drop_path": drop_path}
         super().__init__(config=config, input_size=SizeRule(fixed=side))
         self.taps = taps
         self.grid = grid = side // patch
-        # timm's class, not a model name: names change their meaning between timm versions.
-        self.vit = VisionTransformer(
-            img_size=side,
-            patch_size=patch,
-            num_classes=CLASSES,
-            embed_dim=width,
-            depth=depth,
-            num_heads=heads,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        )
+        self.vit = make_vit(side, patch, width, depth, heads)
         features, half = len(taps) * width, width // 2
         self.conv0_x = nn.Conv2d(features, 2 * width, 1)
         self.conv0_x1 = nn.Conv2d(features, width, 1)
@@ -398,16 +380,7 @@ class RQIManiqa(Critic):
         Returns:
             (N, taps * width, grid, grid).
         """
-        vit = self.vit
-        tokens = vit.patch_embed(normalise(image, HALF, HALF))
-        tokens = torch.cat([vit.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
-        tokens = vit.norm_pre(tokens + vit.pos_embed)
-        tapped = []
-        for number in range(self.taps[-1] + 1):
-            tokens = vit.blocks[number](tokens)
-            if number in self.taps:
-                tapped.append(tokens[:, 1:])
-        return rearrange(tapped, "k n (h w) d -> n (k d) h w", h=self.grid)
+        return block_maps(self.vit, normalise(image, HALF, HALF), self.taps)
 
     def compare_features(self, judged: Tensor, reference: Tensor) -> Tensor:
         """Scores (N,) from :meth:`vit_features` of both images."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sr_perceptual_loss._checks import WeightsError
 
-__all__ = ["Storable", "Suggest", "drop_aliases", "load_state", "own_entries", "refuse_non_finite"]
+__all__ = ["Storable", "Suggest", "drop_aliases", "load_state", "own_entries", "parts_of", "refuse_non_finite"]
 
 #: Names the critic that a set of keys looks like, or None.
 Suggest = Callable[[Collection[str]], "str | None"]
@@ -24,6 +24,10 @@ class Named(Protocol):
     @property
     def name(self) -> str:
         """The critic's name."""
+
+    @property
+    def relative(self) -> bool:
+        """Whether a score says how much better than the reference, not how good."""
 
 
 class Storable(Protocol):
@@ -62,6 +66,11 @@ def own_entries(critic: Storable) -> dict[str, Tensor]:
     return {key: value for key, value in critic.state_dict().items() if not key.startswith(duplicates)}
 
 
+def parts_of(critic: Storable) -> set[str]:
+    """Names of the critic's direct parts, the first words of its entries."""
+    return {key.partition(".")[0] for key in critic.state_dict() if "." in key}
+
+
 def drop_aliases(state: Mapping[str, Tensor], aliases: Sequence[tuple[str, str]], source: str) -> dict[str, Tensor]:
     """Leave out entries that repeat others under a second name.
 
@@ -91,7 +100,9 @@ def drop_aliases(state: Mapping[str, Tensor], aliases: Sequence[tuple[str, str]]
     return out
 
 
-def load_state(critic: Storable, state: Mapping[str, Tensor], source: str, suggest: Suggest | None = None) -> None:
+def load_state(
+    critic: Storable, state: Mapping[str, Tensor], source: str, suggest: Suggest | None = None, incomplete: str = ""
+) -> None:
     """Fill a critic; every entry must be there, of the right shape and finite, and none may be left over.
 
     Args:
@@ -99,6 +110,7 @@ def load_state(critic: Storable, state: Mapping[str, Tensor], source: str, sugge
         state: entries in the critic's own layout; aliases may be left out. Other floating dtypes are converted.
         source: where the entries come from, for the message.
         suggest: names the critic that a set of keys looks like, for the message.
+        incomplete: ends the message where entries are missing and nothing else is wrong.
 
     Raises:
         WeightsError: with counts and the first names of missing, extra, mis-shaped or non-finite entries.
@@ -109,11 +121,12 @@ def load_state(critic: Storable, state: Mapping[str, Tensor], source: str, sugge
     faults = _faults(given, own)
     if faults:
         better = suggest(state.keys()) if suggest else None
+        only_missing = len(faults) == 1 and bool(given) and given.keys() < own.keys()
         hint = f" These entries look like the critic '{better}': use that name." if better and better != name else ""
         raise WeightsError(
             f"{source}: does not fit the critic '{name}' ({len(own)} entries expected, {len(given)} found). "
             f"{'; '.join(faults)}.{hint} Nothing was loaded: give a file of '{name}', or build the critic with the "
-            "constructor arguments of the file."
+            "constructor arguments of the file." + (incomplete if only_missing else "")
         )
     # After the cast, since a float64 value may be too large for the parameter's dtype.
     cast = {key: given[key].to(own[key].dtype) for key in own}
