@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +13,7 @@ import torch
 from sr_perceptual_loss._checks import InputError, UnknownNameError, WeightsError, check_choice, nearest
 from sr_perceptual_loss.critics.base import Critic, CriticCard
 from sr_perceptual_loss.weights import store
+from sr_perceptual_loss.weights.warm_start import is_warm_start
 
 __all__ = ["create_critic", "critic_class", "get_card", "list_critics", "register_critic", "which_critic"]
 
@@ -111,6 +113,12 @@ def _with_weights(cls: type[Critic], weights: str | Path) -> Critic:
     if file.critic not in ("", cls.card.name):
         raise WeightsError(
             f"{path} holds weights of the critic '{file.critic}', not '{cls.card.name}'; use critic: {file.critic}."
+        )
+    if is_warm_start(file.metadata):
+        warnings.warn(
+            f"{path}: a warm start, not RQI-trained: its scores are no relative quality. Train it first (srpl train, "
+            "critic.weights) before it serves as a loss or a metric.",
+            stacklevel=3,
         )
     critic = cls(**file.config)
     store.load_state(critic, file.state, source=str(path), suggest=which_critic)

@@ -218,7 +218,7 @@ class RQITopiq(Critic):
             "No weights trained under the RQI scheme are published. The published TOPIQ-FR files "
             "(cfanet_fr_pipal_res50-69bbe5ba.pth, cfanet_fr_kadid_res50-2c4cc61d.pth of IQA-PyTorch, CC BY-NC-SA 4.0: "
             "not for commercial use) predict absolute quality, not differences, until they are trained under it; "
-            "`srpl convert FILE --critic rqi_topiq` makes a start for that training of them.",
+            "`srpl convert FILE --critic rqi_topiq --warm-start` makes a start for that training of them.",
             "There is no final activation; the published network has one (Softplus) only behind an option that is off "
             "by default.",
             "Both sides must be >= 32; the published network takes smaller images, where some levels are not pooled.",

@@ -53,12 +53,6 @@ def numbers():
     return golden.load("ahiq")
 
 
-@pytest.fixture(autouse=True)
-def _slow_only_when_asked(request):
-    if request.node.get_closest_marker("slow") and "slow" not in request.config.option.markexpr:
-        pytest.skip("heavy: run with -m slow")
-
-
 @pytest.fixture(scope="module")
 def weights():
     """float64 state dict; what cannot reach the score is NaN, so a score that is finite has not touched it."""

@@ -109,7 +109,8 @@ def test_ahiq_with_backbones_is_complete(ahiq, tmp_path, ending):
     assert all(torch.equal(value, wanted[key]) for key, value in found.state.items())
     assert found.metadata["srpl.origin"].endswith(f"vit from vit{ending}; resnet50 from resnet50{ending}")
     # Its scores are those of the network that it was taken from.
-    critic = create_critic("rqi_ahiq", weights=report.out)
+    with pytest.warns(UserWarning, match="not RQI-trained"):
+        critic = create_critic("rqi_ahiq", weights=report.out)
     source = critic_class("rqi_ahiq").tiny().eval()
     source.load_state_dict(wanted, strict=True)
     pair = torch.rand(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -138,7 +139,9 @@ def test_header_says_that_it_must_be_trained(maniqa, tmp_path):
     assert is_warm_start(metadata)
     assert metadata["srpl.origin"] == "maniqa.pth"
     # A file that was trained from it and saved again is no warm start any more.
-    save(create_critic("rqi_maniqa", weights=out), tmp_path / "later.safetensors", training="RQI on PIPAL, 9 epochs")
+    with pytest.warns(UserWarning, match="not RQI-trained"):
+        start = create_critic("rqi_maniqa", weights=out)
+    save(start, tmp_path / "later.safetensors", training="RQI on PIPAL, 9 epochs")
     assert not is_warm_start(read(tmp_path / "later.safetensors").metadata)
 
 

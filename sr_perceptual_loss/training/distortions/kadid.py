@@ -1,7 +1,9 @@
 """The 25 types of KADID-10k with the parameters of its published generator.
 
 Source: H. Lin, V. Hosu, D. Saupe, "KADID-10k: A Large-scale Artificially Distorted IQA Database", QoMEX 2019; the
-parameters are those of the generator that the authors published with KADIS-700k. Own code throughout. Where it differs:
+parameters are those of the generator that the authors published with KADIS-700k; details that its parameters leave open
+(geometry of patches, blend maps) were compared with the public re-implementation in ARNIQA. Own code throughout. Where
+it differs:
 
 * 15 denoise: DCT thresholding in place of MATLAB's pre-trained DnCNN.
 * 6 colour quantisation: greedy variance cuts; MATLAB's own rule is not published.
