@@ -140,8 +140,8 @@ def test_header_says_that_it_must_be_trained(maniqa, tmp_path):
     assert metadata["srpl.origin"] == "maniqa.pth"
     # A file that was trained from it and saved again is no warm start any more.
     with pytest.warns(UserWarning, match="not RQI-trained"):
-        start = create_critic("rqi_maniqa", weights=out)
-    save(start, tmp_path / "later.safetensors", training="RQI on PIPAL, 9 epochs")
+        loaded = create_critic("rqi_maniqa", weights=out)
+    save(loaded, tmp_path / "later.safetensors", training="RQI on PIPAL, 9 epochs")
     assert not is_warm_start(read(tmp_path / "later.safetensors").metadata)
 
 
