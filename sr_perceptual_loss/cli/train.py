@@ -30,5 +30,5 @@ def train(
 
     settings = read_config(config, overrides or ())
     result = run(settings, resume=resume)
-    say(f"{result.steps} steps; best validation {settings.validation.select} {result.best:.4f} at {result.best_step}")
+    say(f"{result.steps} steps; best validation {settings.select} {result.best:.4f} at {result.best_step}")
     typer.echo(f"{result.weights}\t{result.best:.6f}")

@@ -101,14 +101,19 @@ class PairsConfig:
     Attributes:
         same_distortion: only pairs of one distortion type (the ablation of the RQI supplement; worse).
         pristine: score of the pristine picture as a member of its scene, on the scaled [0, 1] axis; None leaves it out.
+        pristine_share: share of pairs of which one is the pristine picture; None for what membership gives. Ours:
+            a critic is used with a pristine second image, which the pairs of the paper never show.
         per_epoch: draws per epoch; None for one per rated image.
     """
 
     same_distortion: bool = False
     pristine: float | None = None
+    pristine_share: float | None = None
     per_epoch: int | None = None
 
     def __post_init__(self) -> None:
+        if self.pristine_share is not None:
+            as_float("pairs.pristine_share", self.pristine_share, minimum=0.0, maximum=1.0)
         if self.per_epoch is not None:
             as_int("pairs.per_epoch", self.per_epoch, minimum=1)
 
@@ -206,17 +211,18 @@ class ValidationConfig:
     Attributes:
         protocol: name of an evaluation protocol; "centre" scores one crop per image.
         every: epochs between two validations.
-        select: "srcc" (all images) or "srcc_mean" (mean over scenes); the best one is kept.
+        select: "srcc" (all images) or "srcc_mean" (mean over scenes); the best one is kept. "auto": srcc_mean for the
+            RQI scheme, whose scores compare images of one scene only, srcc for opinion scores.
         limit: number of validation images, evenly spaced; None for all.
     """
 
     protocol: str = "centre"
     every: int = 1
-    select: str = "srcc"
+    select: str = "auto"
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        check_choice("validation.select", self.select, ("srcc", "srcc_mean"))
+        check_choice("validation.select", self.select, ("auto", "srcc", "srcc_mean"))
         as_int("validation.every", self.every, minimum=1)
 
 
@@ -287,6 +293,12 @@ class TrainingConfig:
             as_int(name, getattr(self, name), minimum=1)
         if self.scheme == "mos" and self.pairs != PairsConfig():
             raise InputError("pairs: belongs to scheme 'rqi'; scheme 'mos' learns each image's own score.")
+
+    @property
+    def select(self) -> str:
+        """The validation value that decides which weights are kept."""
+        automatic = "srcc_mean" if self.scheme == "rqi" else "srcc"
+        return automatic if self.validation.select == "auto" else self.validation.select
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as they stand in YAML."""

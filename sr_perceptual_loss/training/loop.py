@@ -41,7 +41,7 @@ class TrainingResult:
     """What a training gave.
 
     Attributes:
-        best: best validation value (``validation.select``); NaN if there was none.
+        best: best validation value (``config.select``); NaN if there was none.
         best_step: step of it.
         steps: steps done in all.
         weights: file of the best weights.
@@ -253,7 +253,7 @@ class _Training:
         )
         scores = [score for _, score in sorted(gather_object(own))]
         values = summarise(plan.validation, scores)
-        value, step = values[config.validation.select], self.progress.step
+        value, step = values[config.select], self.progress.step
         self.accelerator.log({f"validation/{name}": v for name, v in values.items()}, step=step)
         self.history.add(step, {"epoch": self.progress.epoch, **values})
         better = math.isfinite(value) and (self.progress.best is None or value > self.progress.best)

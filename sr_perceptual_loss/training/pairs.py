@@ -69,6 +69,7 @@ class ScenePairDraws(Draws):
         seed: of the draws.
         same_distortion: only pairs of one distortion type.
         pristine: score of the pristine picture as a member of its scene, already scaled; None leaves it out.
+        pristine_share: share of pairs of which one is the pristine picture; None for what its membership gives.
         per_epoch: draws per epoch; None for one per rated image.
 
     Raises:
@@ -83,8 +84,13 @@ class ScenePairDraws(Draws):
         seed: int,
         same_distortion: bool = False,
         pristine: float | None = None,
+        pristine_share: float | None = None,
         per_epoch: int | None = None,
     ) -> None:
+        if pristine_share is not None and pristine is None:
+            raise InputError(
+                "pairs.pristine_share: needs pairs.pristine, the score of the pristine picture (such as 1.0)."
+            )
         if not labels.comparable_across_scenes and pristine is not None:
             raise InputError(f"pairs.pristine: {labels.name} scales its scores per scene; leave it null.")
         self.seed = seed
@@ -93,7 +99,10 @@ class ScenePairDraws(Draws):
         for image in labels.rated:
             scenes[image.scene].append((image.dist, scale.to_unit(image.score), image.distortion))
             references[image.scene] = image.ref
-        if pristine is not None:
+        self._share, self._pristine = pristine_share, pristine
+        self._references = [references[scene] for scene in sorted(scenes)]
+        self._members = [scenes[scene] for scene in sorted(scenes)]
+        if pristine is not None and pristine_share is None:
             for scene, ref in references.items():
                 scenes[scene].append((ref, pristine, PRISTINE))
         self._groups = self._grouped(scenes, same_distortion)
@@ -124,6 +133,8 @@ class ScenePairDraws(Draws):
     def draw(self, epoch: int, index: int) -> Comparison:
         """A pair; a function of (seed, epoch, index)."""
         random = generator_for(self.seed, epoch, index, 0)
+        if self._share is not None and self._pristine is not None and random.random() < self._share:
+            return self._with_pristine(random, self._pristine)
         groups = self._groups[random.integers(len(self._groups))]
         # Weighted by their number of pairs, so that every ordered pair of the scene is equally likely.
         sizes = np.array([len(group) * (len(group) - 1) for group in groups], dtype=np.float64)
@@ -131,6 +142,15 @@ class ScenePairDraws(Draws):
         first, second = random.choice(len(group), size=2, replace=False)
         (judged, high, _), (reference, low, _) = group[first], group[second]
         return Comparison(judged, reference, high - low)
+
+    def _with_pristine(self, random: np.random.Generator, pristine: float) -> Comparison:
+        """A version and its pristine picture, in either order."""
+        scene = random.integers(len(self._references))
+        members, reference = self._members[scene], self._references[scene]
+        image, score, _ = members[random.integers(len(members))]
+        if random.random() < 0.5:
+            return Comparison(image, reference, score - pristine)
+        return Comparison(reference, image, pristine - score)
 
 
 class VoteDraws(Draws):

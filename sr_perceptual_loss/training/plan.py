@@ -141,6 +141,7 @@ def _draws(config: TrainingConfig, train: LabelSet, scale: ScoreScale | None) ->
         seed=config.seed,
         same_distortion=pairs.same_distortion,
         pristine=pairs.pristine,
+        pristine_share=pairs.pristine_share,
         per_epoch=pairs.per_epoch,
     )
 

@@ -26,7 +26,7 @@ def losses(out):
 
 
 def validations(out):
-    return {e["step"]: e["srcc"] for e in History(out / "history.jsonl", active=False).entries() if "srcc" in e}
+    return {e["step"]: e["srcc_mean"] for e in History(out / "history.jsonl", active=False).entries() if "srcc" in e}
 
 
 def run(config, **options):
@@ -44,7 +44,7 @@ def test_a_run_learns_and_its_best_weights_give_the_reported_value(settings, rat
     with safe_open(result.weights, "pt") as file:
         header = file.metadata()
     summary = json.loads(header["srpl.training"])
-    assert summary["validation"]["srcc"] == result.best and summary["labels"]["scale"] == "minmax"
+    assert summary["validation"]["srcc_mean"] == result.best and summary["labels"]["scale"] == "minmax"
     assert header["srpl.training_data"] == "table (6 scenes)"
     create_critic("rqi_maniqa", weights=result.weights)
 

@@ -57,6 +57,17 @@ def test_the_pristine_picture_joins_its_scene_with_its_score():
     assert not any(p.judged.name in ("s0", "s1", "s2") for p in (draws().draw(0, i) for i in range(300)))
 
 
+def test_share_of_pairs_with_the_pristine_picture():
+    found = [draws(pristine=1.0, pristine_share=0.4).draw(0, i) for i in range(2000)]
+    scores = {r.dist: r.score / 20 for r in label_set().rated} | {Path(f"s{s}"): 1.0 for s in range(3)}
+    assert all(p.label == pytest.approx(scores[p.judged] - scores[p.reference]) for p in found)
+    as_reference = sum(len(p.reference.name) == 2 for p in found)
+    as_judged = sum(len(p.judged.name) == 2 for p in found)
+    assert 340 < as_reference < 460 and 340 < as_judged < 460
+    with pytest.raises(InputError, match=r"needs pairs\.pristine"):
+        draws(pristine_share=0.4)
+
+
 def test_a_draw_is_a_function_of_seed_epoch_and_index():
     one, other = draws(), draws()
     assert [one.draw(2, i) for i in range(20)] == [other.draw(2, i) for i in reversed(range(20))][::-1]
