@@ -22,7 +22,7 @@ from sr_perceptual_loss import create_critic
 from sr_perceptual_loss.data.labels import LabelSet
 from sr_perceptual_loss.data.registry import read_labels
 from sr_perceptual_loss.evaluation.agreement import judge
-from sr_perceptual_loss.evaluation.protocol import get_protocol
+from sr_perceptual_loss.evaluation.protocol import Protocol, get_protocol
 from sr_perceptual_loss.evaluation.scoring import ScoreFile, critic_digest, score_labels
 from sr_perceptual_loss.training.config import read_config
 from sr_perceptual_loss.training.loop import train
@@ -39,8 +39,12 @@ RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "rqi_topiq, L1": ("tiny_rqi_topiq", ("objective.loss=l1",)),
     "rqi_topiq, L2": ("tiny_rqi_topiq", ("objective.loss=l2",)),
 }
-#: Protocols for critics with crops of 64 or 96 on pictures of 256.
-PROTOCOL, SINGLE = "paper", "single_scale"
+#: The paper's scales, and only the first of them, with 5 crops each instead of 20: this is a CPU.
+PROTOCOL = Protocol("paper, 5 crops", (1.0, 1 / 2, 1 / 3), (5, 5, 5))
+SINGLE = Protocol("single scale, 5 crops", (1.0,), (5,))
+CROP = 64
+#: KADID-10k's types that are used: blurs, JPEG and JPEG2000, noises, denoising, pixelation, quantisation, sharpening.
+TYPES = (1, 2, 9, 10, 11, 13, 15, 21, 22, 24)
 
 
 def make_sets(pictures: Path, scores: Path, out: Path) -> None:
@@ -54,7 +58,7 @@ def make_sets(pictures: Path, scores: Path, out: Path) -> None:
         for file in chosen:
             if not (refs / file.name).exists():
                 (refs / file.name).symlink_to(file.resolve())
-        made = make_kadid_like(refs, out / f"kadid_like_{name}", table, crop=256, seed=0)
+        made = make_kadid_like(refs, out / f"kadid_like_{name}", table, types=TYPES, crop=256, seed=0)
         print(f"{name}: {made.scenes} pictures, {made.written} versions written, {made.kept} kept", flush=True)
 
 
@@ -78,14 +82,13 @@ def train_all(out: Path, names: list[str], seeds: list[int], epochs: int | None)
     return weights
 
 
-def held_out(name: str, weights: Path | None, labels: LabelSet, protocol: str, out: Path) -> dict[str, float]:
+def held_out(name: str, weights: Path | None, labels: LabelSet, protocol: Protocol, out: Path) -> dict[str, float]:
     """Agreement with the labels of the test set."""
     critic = create_critic(name, weights=str(weights) if weights else "local")
-    crop = 96 if weights and critic.input_size.fixed is None else None
-    chosen = get_protocol(protocol if crop or critic.input_size.fixed else "full")
-    behind = {"digest": critic_digest(critic), "protocol": chosen.as_dict(), "crop": crop}
+    crop = CROP if weights and critic.input_size.fixed is None else None
+    behind = {"digest": critic_digest(critic), "protocol": protocol.as_dict(), "crop": crop}
     known = ScoreFile(out / "scores.csv", behind)
-    scores = score_labels(critic, labels, chosen, crop_size=crop, crops_at_once=60, known=known)
+    scores = score_labels(critic, labels, protocol, crop_size=crop, crops_at_once=60, known=known)
     rows = {row.name: row for row in judge(labels, scores, bootstrap=1000).rows}
     found = rows["srcc"]
     return {"srcc": found.value, "low": found.low, "high": found.high, "srcc_mean": rows["srcc_mean"].value}
@@ -112,9 +115,11 @@ def main() -> None:
         critic = name.split(",")[0]
         for seed, file in seeds.items():
             protocols = (PROTOCOL, SINGLE) if name == "rqi_topiq" else (PROTOCOL,)
-            table += [(name, seed, p, held_out(critic, file, labels, p, options.out)) for p in protocols]
+            table += [(name, seed, p.name, held_out(critic, file, labels, p, options.out)) for p in protocols]
             _print(table[-len(protocols) :])
-    table.append(("haarpsi (no training)", "", "full", held_out("haarpsi", None, labels, "full", options.out)))
+    table.append(
+        ("haarpsi (no training)", "", "full", held_out("haarpsi", None, labels, get_protocol("full"), options.out))
+    )
     _print(table[-1:])
     rows = [{"critic": n, "seed": s, "protocol": p, **values} for n, s, p, values in table]
     (options.out / "table.json").write_text(json.dumps(rows, indent=2))

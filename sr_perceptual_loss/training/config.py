@@ -126,14 +126,17 @@ class InputConfig:
         resize: side to which whole images are resized (bilinear, antialiased, aspect ratio not kept) before the crop.
         crop: side of the aligned random crop; "input" for the critic's own size, None for whole images.
         flip: "horizontal", "both" or "none".
+        cache: megabytes of decoded images that each loader process keeps; worth it for sets that fit into memory.
     """
 
     resize: int | None = None
     crop: int | str | None = "input"
     flip: str = "horizontal"
+    cache: float = 0.0
 
     def __post_init__(self) -> None:
         check_choice("input.flip", self.flip, ("none", "horizontal", "both"))
+        as_float("input.cache", self.cache, minimum=0.0)
         if self.resize is not None:
             as_int("input.resize", self.resize, minimum=8)
         if isinstance(self.crop, str):

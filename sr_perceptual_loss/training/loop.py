@@ -124,6 +124,7 @@ class _Training:
             exact=self.critic.input_size.fixed is not None,
             resize_to=config.input.resize,
             flip=config.input.flip,
+            cache=config.input.cache,
         )
         loader = torch.utils.data.DataLoader(
             self.samples, batch_size=config.batch, drop_last=True, num_workers=config.workers, collate_fn=collate

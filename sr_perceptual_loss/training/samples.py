@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sr_perceptual_loss._checks import InputError
-from sr_perceptual_loss.data.images import read_image
+from sr_perceptual_loss.data.images import ImageCache
 from sr_perceptual_loss.training.pairs import Draws, generator_for
 
 __all__ = ["Batch", "Samples", "aligned_crop", "collate", "resize"]
@@ -77,13 +77,23 @@ class Samples(Dataset[tuple[Tensor, Tensor, float, int]]):
         exact: True if a smaller image is an error (critics of one size); else it is used whole where it is smaller.
         resize_to: side to which images are resized first; None for their own size.
         flip: "none", "horizontal" or "both".
+        cache: megabytes of decoded images that are kept.
     """
 
     def __init__(
-        self, draws: Draws, *, seed: int, side: int | None, exact: bool, resize_to: int | None, flip: str
+        self,
+        draws: Draws,
+        *,
+        seed: int,
+        side: int | None,
+        exact: bool,
+        resize_to: int | None,
+        flip: str,
+        cache: float = 0.0,
     ) -> None:
         self.draws, self.seed, self.side, self.exact = draws, seed, side, exact
         self.resize_to, self.flip = resize_to, flip
+        self._images = ImageCache(cache)
         self.epoch = 0
 
     # Not named set_epoch: Accelerate would call that with its own count, which begins at 0 in a continued run.
@@ -98,7 +108,7 @@ class Samples(Dataset[tuple[Tensor, Tensor, float, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, float, int]:
         """(judged, reference, label, index)."""
         item = self.draws.draw(self.epoch, index)
-        first, second = read_image(item.judged), read_image(item.reference)
+        first, second = self._images.read(item.judged), self._images.read(item.reference)
         if first.shape != second.shape:
             sizes = " and ".join(f"{i.shape[2]}x{i.shape[1]}" for i in (first, second))
             raise InputError(f"{item.judged} and {item.reference} differ in size (width x height): {sizes}.")

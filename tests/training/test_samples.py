@@ -112,3 +112,16 @@ def test_resize_keeps_a_constant_and_the_mean():
     image = torch.rand(3, 30, 50, generator=torch.Generator().manual_seed(0))
     assert resize(torch.full((3, 30, 50), 0.3), 16).sub(0.3).abs().max() < 1e-6
     assert float((resize(image, 16).mean() - image.mean()).abs()) < 0.02
+
+
+def test_cached_images_are_the_same_and_the_limit_holds(tmp_path):
+    a, b = write(tmp_path / "a.png", 32, 32), write(tmp_path / "b.png", 40, 40)
+    plain = samples((a, a), (b, b), side=16)
+    cached = Samples(plain.draws, seed=0, side=16, exact=True, resize_to=None, flip="none", cache=4 / 1024)
+    expected = [plain[i][0] for i in (0, 1)]
+    assert all(torch.equal(cached[i][0], expected[i]) for i in (0, 1, 0, 1))
+    a.unlink(), b.unlink()
+    # 32x32x3 bytes fit into 4 kB, 40x40x3 do not.
+    assert torch.equal(cached[0][0], expected[0])
+    with pytest.raises(InputError, match=r"b\.png"):
+        cached[1]
