@@ -128,7 +128,7 @@ def crop_boxes(
         return [[(free[0] // 2, free[1] // 2)] * n] * (1 if free == (0, 0) else count)
     if position == "grid":
         return [[corner] * n for corner in _grid(free, count)]
-    corners = [torch.randint(0, f + 1, (count, n), generator=generator).tolist() for f in free]
+    corners = [torch.randint(0, f + 1, (count, n), generator=generator, device="cpu").tolist() for f in free]
     return [list(zip(top, left, strict=True)) for top, left in zip(*corners, strict=True)]
 
 

@@ -1,0 +1,180 @@
+"""traiNNer-redux's contract: unweighted tensor, `loss_weight` for the trainer, one iteration per optimizer step."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from pairs import make_pair
+
+from sr_perceptual_loss import CriticLoss, InputError, NonFiniteError, create_critic
+from sr_perceptual_loss._checks import InstallError
+from sr_perceptual_loss.integrations import trainner
+
+from .host_standins import Scale, install
+
+
+class SRModel:
+    """The training step, reduced to what a loss sees of it: the trainer weights, and drops parts of a dict <= 0."""
+
+    def __init__(self, options, build, accumulate=1):
+        self.losses, self.log_dict, self.gt = {}, {}, None
+        for entry in options:
+            if float(entry["loss_weight"]) != 0:
+                label = "l_g_" + entry["type"].lower().replace("loss", "")
+                self.losses[label] = build(entry)
+        self.net_g, self.accumulate = Scale(), accumulate
+
+    def optimize_parameters(self, current_iter, current_accum_iter, apply_gradient):
+        sr, hr = make_pair(2, 32, 32)
+        self.gt, total = hr, torch.tensor(0.0)
+        output = self.net_g(sr)
+        for label, loss in self.losses.items():
+            assert loss.loss_weight >= 0
+            value = loss(output, self.gt)
+            parts = value if isinstance(value, dict) else None
+            assert parts is None, "a dict would lose its negative parts"
+            weighted = value * abs(loss.loss_weight)
+            total += weighted / self.accumulate
+            self.log_dict[label] = self.log_dict.get(label, 0) + weighted.detach() * len(hr)
+        total.backward()
+
+
+@pytest.fixture
+def host(monkeypatch):
+    registries, models = install(monkeypatch, "traiNNer", lower=True)
+    registries.names = trainner.register()
+    models.SRModel = SRModel
+    registries.models = models
+    return registries
+
+
+def entry(**options):
+    return {"type": "haarpsiLoss", "loss_weight": 0.5, **options}
+
+
+def test_the_trainer_applies_the_weight(host):
+    sr, hr = make_pair()
+    loss = host.LOSS_REGISTRY.build(entry(loss_weight="25e-2"))
+    assert loss.loss_weight == 0.25
+    torch.testing.assert_close(loss(sr, hr), CriticLoss("haarpsi", loss_weight=1.0)(sr, hr))
+    assert loss(sr, hr).shape == () and float(loss(sr, hr)) < 0
+
+
+def test_names_in_lower_case_and_ours_beside_its_ssim(host):
+    assert "SRPLSSIMLoss" in host.names and "SSIMLoss" not in host.names
+    assert "rqi_maniqaloss" in host.LOSS_REGISTRY.map and "criticloss" in host.LOSS_REGISTRY.map
+    assert trainner.register() == host.names
+
+
+def test_negative_weight_is_refused_with_the_reason(host):
+    with pytest.raises(InputError, match="bicubic LR"):
+        host.LOSS_REGISTRY.build(entry(loss_weight=-0.1))
+
+
+def test_two_critics_have_two_labels(host):
+    weights = {"weights": None, "critic_size": "tiny"}
+    model = SRModel([entry(), entry(type="efficient_pbanLoss", **weights)], host.LOSS_REGISTRY.build)
+    assert list(model.losses) == ["l_g_haarpsi", "l_g_efficient_pban"]
+
+
+def test_inference_target_under_autocast(host):
+    sr, hr = make_pair()
+    with torch.inference_mode():
+        target = torch.nn.functional.interpolate(hr, scale_factor=1.0, mode="bilinear")
+    for kind in ("SRPLSSIMLoss", "haarpsiLoss"):
+        leaf = sr.clone().requires_grad_()
+        loss = host.LOSS_REGISTRY.build(entry(type=kind)).to("cpu", memory_format=torch.channels_last)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            value = loss(leaf, target)
+        value.backward()
+        assert value.dtype == torch.float32
+        assert float(leaf.grad.abs().max()) > 0
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+def test_all_micro_batches_of_a_step_hear_of_one_iteration(host, accumulate):
+    assert trainner.install_models() == list(trainner.MODELS)
+    first = host.models.SRModel
+    trainner.install_models()
+    assert host.models.SRModel is first and first is not SRModel
+    model = first([entry()], host.LOSS_REGISTRY.build, accumulate)
+    told = []
+    model.losses["l_g_haarpsi"].step = told.append
+    current_iter = current_accum = 0
+    for _ in range(3 * accumulate):  # as its train.py counts
+        current_accum += 1
+        apply_gradient = current_accum >= accumulate
+        if apply_gradient:
+            current_accum, current_iter = 0, current_iter + 1
+        model.optimize_parameters(current_iter, current_accum, apply_gradient)
+    assert told == [1 + i // accumulate for i in range(3 * accumulate)]
+
+
+def test_schedule_acts_and_scores_are_logged_per_sample(host):
+    trainner.install_models()
+    model = host.models.SRModel([entry(schedule={"start": 2})], host.LOSS_REGISTRY.build)
+    model.optimize_parameters(1, 0, True)
+    assert float(model.log_dict["l_g_haarpsi"]) == 0 and float(model.net_g.gain.grad) == 0
+    model.log_dict.clear()
+    model.optimize_parameters(2, 0, True)
+    assert model.log_dict["score_haarpsi"] == pytest.approx(-2 * float(model.log_dict["l_g_haarpsi"]))
+    assert float(model.net_g.gain.grad) != 0
+
+
+def test_schedule_without_the_runner_and_nan(host):
+    sr, hr = make_pair()
+    loss = host.LOSS_REGISTRY.build(entry(schedule={"start": 2}))
+    with pytest.raises(InputError, match=r"integrations\.trainner"):
+        loss(sr, hr)
+    with pytest.raises(NonFiniteError, match="haarpsi"):
+        host.LOSS_REGISTRY.build(entry())(sr * float("inf"), hr)
+
+
+def test_metric_takes_rgb_bytes_and_a_device(host):
+    generator = np.random.default_rng(0)
+    hr = generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    sr = np.clip(hr.astype(int) + generator.integers(-20, 21, hr.shape) * [1, 0, 0], 0, 255).astype(np.uint8)
+    options = {"crop_border": 4, "better": "higher", "device": torch.device("cpu")}
+    value = host.METRIC_REGISTRY.get("calculate_haarpsi")(img=sr, img2=hr, **options)
+
+    def rgb(x):
+        return torch.from_numpy(x[4:-4, 4:-4].copy()).permute(2, 0, 1)[None].float() / 255
+
+    critic = create_critic("haarpsi")
+    assert value == pytest.approx(float(critic.score(rgb(sr), rgb(hr))), abs=1e-6)
+    assert abs(value - float(critic.score(rgb(sr).flip(1), rgb(hr).flip(1)))) > 1e-4
+    with pytest.raises(InputError, match="img2 is missing"):
+        host.METRIC_REGISTRY.get("calculate_haarpsi")(img=sr, device="cpu")
+    with pytest.raises(InputError, match="expected uint8"):
+        host.METRIC_REGISTRY.get("calculate_haarpsi")(img=sr / 255, img2=hr, device="cpu")
+
+
+def test_runner_outside_of_a_clone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InstallError, match="clone of traiNNer"):
+        trainner.main()
+
+
+@pytest.mark.skipif("SRPL_TRAINNER" not in os.environ, reason="needs SRPL_TRAINNER=<root of a clone of traiNNer-redux>")
+def test_real_build_loss_and_models():
+    code = (
+        "import torch; from traiNNer.losses import build_loss; from sr_perceptual_loss.integrations import trainner\n"
+        "names = trainner.register(); import traiNNer.models as m; stock = m.SRModel; trainner.install_models()\n"
+        "assert issubclass(m.SRModel, stock) and m.SRModel is not stock\n"
+        "loss = build_loss({'type': 'haarpsiLoss', 'loss_weight': 0.5}).to('cpu', memory_format=torch.channels_last)\n"
+        "x = torch.rand(1, 3, 32, 32); assert abs(float(loss(x, x)) + 1) < 1e-4, float(loss(x, x))\n"
+        "assert loss.loss_weight == 0.5; print('ok', names)"
+    )
+    clone = os.environ["SRPL_TRAINNER"]
+    paths = os.pathsep.join([clone, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    out = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=clone, capture_output=True, text=True, check=False
+    )
+    assert out.returncode == 0, out.stderr[-2000:]
+    assert "ok" in out.stdout
