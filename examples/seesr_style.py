@@ -75,7 +75,8 @@ def train(
     trained = unet if control is None else control
     optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-3)
     model, optimizer = accelerator.prepare(trained, optimizer)  # neither the VAE nor the critic
-    generator = torch.Generator().manual_seed(len(name))
+    # The stage with the critic and its control draw the same.
+    generator = torch.Generator().manual_seed(steps)
     global_step, started, sums, judged = 0, time.time(), {}, 0.0
     while global_step < steps:
         with accelerator.accumulate(model):
