@@ -23,7 +23,7 @@ from torchvision.models.resnet import BasicBlock
 from typing_extensions import Self
 
 from sr_perceptual_loss._checks import InputError, WeightsError, as_float, as_int, check_choice
-from sr_perceptual_loss.critics._blocks.deformable import deformable_conv
+from sr_perceptual_loss.critics._blocks.deformable import deformable_branches
 from sr_perceptual_loss.critics._blocks.resnet import init_convolutions, residual_stage
 from sr_perceptual_loss.critics.base import Critic, CriticCard, SizeRule, TargetFeatures, normalise
 from sr_perceptual_loss.critics.registry import register_critic
@@ -76,13 +76,11 @@ class MultiBranchDeformConv(nn.Module):
         for parameter in self.param_generators.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W)."""
-        branches = [
-            deformable_conv(x, offsets(x), weight, bias)
-            for offsets, weight, bias in zip(self.param_generators, self.weights, self.biases, strict=True)
-        ]
-        merged: Tensor = self.merge_conv(torch.cat(branches, dim=1))
+    def forward(self, x: Tensor, kernels: str = "auto") -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W); ``kernels`` as in :func:`deformable_branches`."""
+        offsets = [generator(x) for generator in self.param_generators]
+        branches = deformable_branches(x, offsets, list(self.weights), list(self.biases), kernels)
+        merged: Tensor = self.merge_conv(branches)
         return merged
 
 
@@ -164,14 +162,17 @@ class PBABlock(nn.Module):
         self.after_block3 = _conv_bn(channels, channels, stride=1)
         self.after_block4 = _conv_bn(channels, channels, stride=1)
 
-    def encode_target(self, hr: Tensor) -> TargetFeatures:
+    def encode_target(self, hr: Tensor, kernels: str = "auto") -> TargetFeatures:
         """(HR features, query, key, value), all that the HR side needs."""
-        return hr, self.br2(self.q2(hr)), self.k2(hr), self.v2(hr)
+        return hr, self.br2(self.q2(hr), kernels), self.k2(hr), self.v2(hr)
 
-    def forward(self, sr: Tensor, target: TargetFeatures) -> tuple[Tensor, Tensor]:
+    def forward(self, sr: Tensor, target: TargetFeatures, kernels: str = "auto") -> tuple[Tensor, Tensor]:
         """(N, C, H, W) features and :meth:`encode_target`'s result to (N, 2C, h, w) of the SR and of the HR side."""
-        hr, q2, k2, v2 = target
-        q1, k1, v1 = self.br1(self.q1(sr)), self.k1(sr), self.v1(sr)
+        return self.fuse(sr, (self.br1(self.q1(sr), kernels), self.k1(sr), self.v1(sr)), target)
+
+    def fuse(self, sr: Tensor, own: tuple[Tensor, Tensor, Tensor], target: TargetFeatures) -> tuple[Tensor, Tensor]:
+        """As :meth:`forward`, with the SR side's (query, key, value) given."""
+        (q1, k1, v1), (hr, q2, k2, v2) = own, target
         fused_sr = self.SE(self.axis_attention(q1, k2, v1)) + sr
         fused_hr = self.SE(self.axis_attention(q2, k1, v2)) + hr
         return self.after_block1(fused_sr), self.after_block2(fused_hr)
@@ -306,7 +307,7 @@ class EfficientPBAN(Critic):
         super().__init__(
             config={"normalisation": stored, "std": std, "widths": widths, "depths": depths, "dropout": rates}
         )
-        self._sr_constants, self._hr_constants = constants
+        self.sr_constants, self.hr_constants = constants
         self._build_trunk(widths, depths)
         channels = widths[-1]
         self.block2 = PBABlock(channels, std)
@@ -330,6 +331,19 @@ class EfficientPBAN(Critic):
         # One module with two names, as published: the paper's separate branches do not exist.
         self.layer2_2 = self.layer2_1
         init_convolutions(self.stem, self.layer2_1)
+
+    def for_scoring(self) -> Critic:
+        """As :meth:`Critic.for_scoring`: batch norms folded, projections merged, unused parts absent.
+
+        Returns:
+            The prepared critic; this one itself under ``kernels = "reference"``. Its target features are its own.
+        """
+        if self.kernels == "reference":
+            return self
+        # The form knows this class, so this class cannot know the form before it is asked for.
+        from sr_perceptual_loss.critics._blocks.pban_scoring import PbanForScoring
+
+        return PbanForScoring(self)
 
     @classmethod
     def tiny(cls) -> Self:
@@ -364,10 +378,10 @@ class EfficientPBAN(Critic):
         return features
 
     def _encode_target(self, hr: Tensor) -> TargetFeatures:
-        return self.block2.encode_target(self._features(hr, self._hr_constants))
+        return self.block2.encode_target(self._features(hr, self.hr_constants), self.kernels)
 
     def _compare(self, sr: Tensor, hr: Tensor, target: TargetFeatures) -> Tensor:
-        sides = self.block2(self._features(sr, self._sr_constants), target)
+        sides = self.block2(self._features(sr, self.sr_constants), target, self.kernels)
         x1, x2 = (F.adaptive_avg_pool2d(side, POOL).flatten(1) for side in sides)
         x1 = self.drop21(F.relu(self.fc21(self.drop11(F.relu(self.fc11(x1))))))
         x2 = self.drop22(F.relu(self.fc22(self.drop12(F.relu(self.fc12(x2))))))

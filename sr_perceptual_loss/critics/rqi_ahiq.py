@@ -102,9 +102,9 @@ class DeformNet(nn.Module):
         offset: Tensor = self.conv_offset(F.interpolate(vit_map, size=size, mode="nearest"))
         return offset
 
-    def forward(self, cnn_map: Tensor, offset: Tensor) -> Tensor:
+    def forward(self, cnn_map: Tensor, offset: Tensor, kernels: str = "auto") -> Tensor:
         """(N, C, H, W) and its offsets -> (N, C, h, w)."""
-        out: Tensor = self.conv1(self.deform(cnn_map, offset))
+        out: Tensor = self.conv1(self.deform(cnn_map, offset, kernels))
         return out
 
 
@@ -238,6 +238,19 @@ class RQIAhiq(Critic):
         self.regressor = Regressor(vit_channels + cnn_channels, channels)
         self.train()
 
+    def for_scoring(self) -> Critic:
+        """As :meth:`Critic.for_scoring`: layers that are not run absent, batch norms folded, maps never joined.
+
+        Returns:
+            The prepared critic; this one itself under ``kernels = "reference"``. Its target features are its own.
+        """
+        if self.kernels == "reference":
+            return self
+        # The form knows this class, so this class cannot know the form before it is asked for.
+        from sr_perceptual_loss.critics._blocks.ahiq_scoring import AhiqForScoring
+
+        return AhiqForScoring(self)
+
     @classmethod
     def tiny(cls) -> Self:
         """32x32 images, 4x4 tokens, 16 ViT channels, a ResNet of 4 channels, and an unused ViT block."""
@@ -284,6 +297,6 @@ class RQIAhiq(Critic):
         return scores
 
     def _reduced(self, vit_map: Tensor, cnn_map: Tensor, offset: Tensor) -> Tensor:
-        sampled = self.deform_net(cnn_map, offset)
+        sampled = self.deform_net(cnn_map, offset, self.kernels)
         reduced: Tensor = self.regressor.down_channel(torch.cat([vit_map, sampled], dim=1))
         return reduced

@@ -219,10 +219,14 @@ class SwinStage(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        x = rearrange(self.dropout(maps), "b c h w -> b (h w) c")
+        x = self.tokens(rearrange(self.dropout(maps), "b c h w -> b (h w) c"))
+        return rearrange(x, "b (h w) c -> b c h w", h=self.grid)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """(B, H * W, C) -> (B, H * W, C), without the dropout at the entry."""
         for layer in self.layers:
             x = self.scale * layer(x) + x
-        return rearrange(x, "b (h w) c -> b c h w", h=self.grid)
+        return x
 
 
 def _token_head(dim: int, dropout: float, *last: nn.Module) -> nn.Sequential:
@@ -332,6 +336,18 @@ class RQIManiqa(Critic):
         self.fc_score = _token_head(half, dropout)
         self.fc_weight = _token_head(half, dropout, nn.Sigmoid())
 
+    def for_scoring(self) -> Critic:
+        """As :meth:`Critic.for_scoring`: dead parts left out, q/k/v of the channel attention merged, no graph for hr.
+
+        Returns:
+            The prepared critic; this one itself under ``kernels = "reference"``. Its target features are its own.
+        """
+        if self.kernels == "reference":
+            return self
+        from sr_perceptual_loss.critics._blocks.maniqa_scoring import ManiqaForScoring
+
+        return ManiqaForScoring(self)
+
     @classmethod
     def tiny(cls) -> Self:
         """32x32 images, 4x4 tokens, 16 channels, four used blocks and an unused one."""
@@ -389,7 +405,10 @@ class RQIManiqa(Critic):
         x = self._attend(self.tablock1, torch.cat(parts, dim=1))
         x = self.swintransformer1(self.conv1(x))
         x = self.swintransformer2(self.conv2(self._attend(self.tablock2, x)))
-        tokens = rearrange(x, "n c h w -> n (h w) c")
+        return self._pool(rearrange(x, "n c h w -> n (h w) c"))
+
+    def _pool(self, tokens: Tensor) -> Tensor:
+        """(N, tokens, C) -> (N,): the mean of token scores by token weights."""
         score, weight = self.fc_score(tokens), self.fc_weight(tokens)
         pooled: Tensor = (score * weight).sum((1, 2)) / (weight.sum((1, 2)) + POOL_EPS)
         return pooled

@@ -291,6 +291,18 @@ class RQITopiq(Critic):
         for table in (self.h_emb, self.w_emb):
             nn.init.trunc_normal_(table, std=0.02)
 
+    def for_scoring(self) -> Critic:
+        """As :meth:`Critic.for_scoring`: batch norms folded, channels last, gated pooling without gated maps.
+
+        Returns:
+            The prepared critic; this one itself under ``kernels = "reference"``. Its target features are its own.
+        """
+        if self.kernels == "reference":
+            return self
+        from sr_perceptual_loss.critics._blocks.topiq_scoring import TopiqForScoring
+
+        return TopiqForScoring(self)
+
     @classmethod
     def tiny(cls) -> Self:
         """One basic block per stage, 4 to 16 channels, tokens of 16."""
@@ -345,11 +357,12 @@ class RQITopiq(Critic):
     def compare_features(self, judged: TargetFeatures, reference: TargetFeatures) -> Tensor:
         """Scores (N,) from :meth:`features` of both images."""
         rows, columns = judged[-1].shape[2:]
-        position = self._position(rows, columns)
-        tokens = [
-            self._level_tokens(level, judged[level], reference[level], position, (rows, columns))
-            for level in range(LEVELS)
-        ]
+        return self._from_levels(judged, reference, (rows, columns))
+
+    def _from_levels(self, judged: TargetFeatures, reference: TargetFeatures, grid: tuple[int, int]) -> Tensor:
+        """Scores (N,); ``grid`` is the size of the deepest level."""
+        position = self._position(*grid)
+        tokens = [self._level_tokens(level, judged[level], reference[level], position, grid) for level in range(LEVELS)]
         z = tokens[-1]
         for cross, memory in zip(self.attn_blks, reversed(tokens[:-1]), strict=True):
             z = cross(z, memory)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sr_perceptual_loss._checks import InputError
 
-__all__ = ["block_maps", "check_vit", "make_vit"]
+__all__ = ["block_maps", "block_tokens", "check_vit", "make_vit"]
 
 # Size of the unused ImageNet classifier in the published layouts.
 CLASSES = 1000
@@ -67,7 +67,7 @@ def make_vit(side: int, patch: int, width: int, depth: int, heads: int) -> Any:
     )
 
 
-def block_maps(vit: Any, image: Tensor, taps: Sequence[int]) -> Tensor:
+def block_tokens(vit: Any, image: Tensor, taps: Sequence[int]) -> list[Tensor]:
     """Outputs of the tapped blocks, before the final norm and without the class token.
 
     Blocks after the last tapped one are not run.
@@ -78,7 +78,7 @@ def block_maps(vit: Any, image: Tensor, taps: Sequence[int]) -> Tensor:
         taps: block numbers, increasing.
 
     Returns:
-        (N, taps * width, side / patch, side / patch), channels of the first tapped block first.
+        One (N, (side / patch)^2, width) per tap.
     """
     tokens = vit.patch_embed(image)
     tokens = torch.cat([vit.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
@@ -88,4 +88,18 @@ def block_maps(vit: Any, image: Tensor, taps: Sequence[int]) -> Tensor:
         tokens = vit.blocks[number](tokens)
         if number in taps:
             tapped.append(tokens[:, 1:])
-    return rearrange(tapped, "k n (h w) d -> n (k d) h w", h=vit.patch_embed.grid_size[0])
+    return tapped
+
+
+def block_maps(vit: Any, image: Tensor, taps: Sequence[int]) -> Tensor:
+    """:func:`block_tokens` as one map.
+
+    Args:
+        vit: what :func:`make_vit` returns.
+        image: (N, 3, side, side), normalised.
+        taps: block numbers, increasing.
+
+    Returns:
+        (N, taps * width, side / patch, side / patch), channels of the first tapped block first.
+    """
+    return rearrange(block_tokens(vit, image, taps), "k n (h w) d -> n (k d) h w", h=vit.patch_embed.grid_size[0])

@@ -1,0 +1,82 @@
+"""Channel attention with fixed weights: what is constant gets no gradient, and no tensor is made twice.
+
+Rows are channels, the linears act on positions, so the attention matrix is C x C (3072 x 3072 in MANIQA's first stage,
+where it is a quarter of all work).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["channel_attention"]
+
+
+def channel_attention(
+    x: Tensor, weight: Tensor, bias: Tensor, live: tuple[tuple[int, int], ...] | None = None
+) -> Tensor:
+    """softmax(q k^T) v per image, with (q, k, v) = x weight^T + bias along the rows.
+
+    Runs in autocast's dtype inside autocast, with the softmax in float32; a second derivative is not implemented.
+
+    Args:
+        x: (N, C, P).
+        weight: (3P, P), the maps to q, k and v one below the other, the scale of the logits in the first; gets no
+            gradient.
+        bias: (3P,), likewise.
+        live: ranges [start, stop) of channels that depend on the judged image; the others get a zero gradient, which
+            saves work where they come from the reference. None: all.
+
+    Returns:
+        (N, C, P).
+
+    Source: Yang et al., MANIQA, arXiv 2204.08958, transposed attention block.
+    """
+    ranges = ((0, x.shape[1]),) if live is None else live
+    device, dtype = x.device.type, x.dtype
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    with torch.autocast(device, enabled=False):
+        result: Tensor = _ChannelAttention.apply(x.to(dtype), weight.to(dtype), bias.to(dtype), ranges)
+    return result
+
+
+class _ChannelAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, live: tuple[tuple[int, int], ...]) -> Tensor:
+        packed = torch.nn.functional.linear(x, weight, bias)
+        q, k, v = packed.chunk(3, dim=2)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        attention = torch.stack(
+            [torch.softmax(a @ b.mT, -1, dtype=wide).to(x.dtype) for a, b in zip(q, k, strict=True)]
+        )
+        ctx.save_for_backward(packed, attention, weight)
+        ctx.live = live
+        return attention @ v
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        packed, attention, weight = ctx.saved_tensors
+        result = gradient.new_zeros(gradient.shape)
+        with torch.autocast(gradient.device.type, enabled=False):
+            for image in range(len(gradient)):
+                _backward_of_one(gradient[image], packed[image], attention[image], weight, ctx.live, result[image])
+        return result, None, None, None
+
+
+def _backward_of_one(
+    gradient: Tensor, packed: Tensor, attention: Tensor, weight: Tensor, live: tuple[tuple[int, int], ...], out: Tensor
+) -> None:
+    """Write dL/dx (C, P) of the live rows of one image into ``out``."""
+    q, k, v = packed.chunk(3, dim=1)
+    # dS = A * (dA - rowsum(A * dA)), in place in dA.
+    logits = gradient @ v.mT
+    logits.sub_((logits * attention).sum(-1, keepdim=True)).mul_(attention)
+    for start, stop in live:
+        rows = slice(start, stop)
+        parts = (logits[rows] @ k, logits[:, rows].mT @ q, attention[:, rows].mT @ gradient)
+        torch.mm(torch.cat(parts, dim=1), weight, out=out[rows])
