@@ -112,7 +112,6 @@ def train(
             sums, judged = {}, 0.0
 
 
-@torch.no_grad()
 def restorer(unet: nn.Module, control: nn.Module, vae: AutoencoderKL) -> Callable[[Tensor], Tensor]:
     """Five DDIM steps from the latents of the enlarged LR image, noised to t = 250 (SeeSR also starts from the LR)."""
 

@@ -1,0 +1,268 @@
+"""LatentLoss: an image loss for a network that predicts latents."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sr_perceptual_loss._checks import InputError, NonFiniteError, as_int, check_choice
+from sr_perceptual_loss.integrations.diffusers.decoding import (
+    CHECKPOINTS,
+    OVERSHOOTS,
+    check_decoder,
+    decode_latents,
+    to_unit_range,
+)
+from sr_perceptual_loss.integrations.diffusers.prediction import (
+    PREDICTION_TYPES,
+    error_gain,
+    predict_x0,
+    whole_timesteps,
+)
+from sr_perceptual_loss.losses.base import PairLoss
+from sr_perceptual_loss.losses.ratio_loss import SSIMPerceptualRatioLoss
+
+__all__ = ["LatentLoss"]
+
+WEIGHTINGS = ("uniform", "alpha", "inverse_gain")
+TARGET_RANGES = ("signed", "unit")
+
+
+class LatentLoss:
+    """1/N * sum over samples of w(t_i) * loss(decode(x0_i), target_i), decoding only where w(t_i) > 0.
+
+    N counts the whole batch, also what is left out: the weight of a sample does not depend on its batch mates, as for
+    the denoising loss beside it. It is no module: it has nothing to train, to save or to ``prepare``, and holds the VAE
+    without becoming its parent.
+
+    Args:
+        loss: a loss of this package, with ``reduction`` ``mean`` or ``none``; move it to the device yourself.
+        vae: frozen; see :func:`decode_latents`.
+        scheduler: diffusers' noise scheduler of the training, for ``__call__``; None for one-step networks, which use
+            ``from_latents`` or ``from_images``.
+        prediction_type: ``epsilon``, ``v_prediction`` or ``sample``; None is what the scheduler says.
+        max_timestep: last timestep that is judged; None is all. Above a few hundred x0 is a blur of errors (see
+            :func:`error_gain`), and its image says little about the network.
+        weighting: ``uniform``; ``alpha``: alphas_cumprod[t]; ``inverse_gain``: min(1, 1 / error_gain). Other than
+            ``uniform`` needs a loss with ``reduction="none"``.
+        target_range: of the target images: ``signed`` for [-1, 1], ``unit`` for [0, 1].
+        overshoot: ``keep`` or ``inward``; see :func:`to_unit_range`.
+        micro_batch: images decoded at once.
+        checkpoint: ``none``, ``blocks``, ``decoder`` or ``both``; see :func:`decode_latents`.
+
+    Attributes:
+        loss: the loss.
+        terms: detached 0-d tensors of the last call, for logs; the same keys in every call: ``loss`` as returned, the
+            loss's own terms (means over what was judged, 0 where nothing was) and ``judged``, the share of the batch.
+
+    Raises:
+        InputError: at construction, for every wrong argument.
+
+    Source: decoding through the frozen VAE: "Bridging the Perception Gap in Image Super-Resolution Evaluation", arXiv
+        2503.13074, supplementary. The weightings and the limit are ours.
+    """
+
+    def __init__(
+        self,
+        loss: PairLoss,
+        vae: nn.Module,
+        *,
+        scheduler: object | None = None,
+        prediction_type: str | None = None,
+        max_timestep: int | None = 250,
+        weighting: str = "uniform",
+        target_range: str = "signed",
+        overshoot: str = "keep",
+        micro_batch: int = 1,
+        checkpoint: str = "blocks",
+    ) -> None:
+        self.loss = _checked_loss(loss)
+        check_decoder(vae)
+        self.vae = vae
+        self.weighting = check_choice("weighting", weighting, WEIGHTINGS)
+        self.target_range = check_choice("target_range", target_range, TARGET_RANGES)
+        self.overshoot = check_choice("overshoot", overshoot, OVERSHOOTS)
+        self.micro_batch = as_int("micro_batch", micro_batch, minimum=1)
+        self.checkpoint = check_choice("checkpoint", checkpoint, CHECKPOINTS)
+        self.max_timestep = None if max_timestep is None else as_int("max_timestep", max_timestep)
+        self.terms: dict[str, Tensor] = {}
+        self._range_looks = 3
+        self._alphas = None if scheduler is None else _alphas_of(scheduler)
+        if prediction_type is None and scheduler is not None:
+            prediction_type = str(getattr(getattr(scheduler, "config", None), "prediction_type", "epsilon"))
+        self.prediction_type = check_choice("prediction_type", prediction_type or "epsilon", PREDICTION_TYPES)
+        if self.weighting != "uniform" and loss.reduction != "none":
+            raise InputError(
+                f"weighting: '{weighting}' needs a value per image, but {loss.label} gives one per batch; build it "
+                "with reduction='none', or use weighting='uniform' (a ratio loss knows whole batches only)."
+            )
+
+    def __call__(self, prediction: Tensor, noisy: Tensor, timesteps: Tensor, target: Tensor) -> Tensor:
+        """The loss of what a network predicts at given timesteps.
+
+        Args:
+            prediction: output of the network, (N, C, h, w).
+            noisy: x_t that it saw, same shape.
+            timesteps: (N,), whole numbers.
+            target: reference images, (N, 3, H, W) in ``target_range``.
+
+        Returns:
+            0-d tensor, on the graph of ``prediction`` also where nothing was judged.
+
+        Raises:
+            InputError: no scheduler was given, or the tensors do not fit.
+            NonFiniteError: from the loss.
+        """
+        if self._alphas is None:
+            raise InputError(
+                "LatentLoss: x0 needs the noise schedule; build it with scheduler=noise_scheduler, or hand in x0 with "
+                "from_latents."
+            )
+        whole = whole_timesteps(timesteps, len(prediction))
+        weights = self.weights(whole)
+        chosen = weights.nonzero()[:, 0]
+        if len(chosen) == 0 or self.loss.factor == 0:
+            return self._judge(prediction, target, weights * 0)
+        index = chosen.to(prediction.device)
+        # Before the division by sqrt(a): x0 of what is left out may be huge, and 0 * huge is not always 0.
+        latents = predict_x0(prediction[index], noisy[index], whole[chosen], self._alphas, self.prediction_type)
+        return self._judge(latents, target[index.to(target.device)], weights[chosen], len(prediction))
+
+    def from_latents(self, latents: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The loss of clean latents: one-step networks, or x0 that was computed elsewhere (flow matching).
+
+        Args:
+            latents: (N, C, h, w), in the scale of the diffusion network.
+            target: reference images, (N, 3, H, W) in ``target_range``.
+            weights: (N,), >= 0, instead of w(t); where 0 nothing is decoded. None is 1 for all.
+
+        Returns:
+            0-d tensor.
+
+        Raises:
+            InputError: negative weights, or weights that differ and a loss that gives one value per batch.
+        """
+        count = len(latents)
+        if weights is None:
+            return self._judge(latents, target, torch.ones(count, dtype=torch.float64))
+        weights = weights.detach().to("cpu", torch.float64).reshape(-1)
+        if len(weights) != count or bool((weights < 0).any()):
+            raise InputError(f"weights: expected {count} numbers >= 0, one per sample; got {weights.tolist()}.")
+        chosen = weights.nonzero()[:, 0]
+        if len(chosen) == 0:
+            return self._judge(latents, target, weights)
+        index = chosen.to(latents.device)
+        return self._judge(latents[index], target[index.to(target.device)], weights[chosen], count)
+
+    def from_images(self, images: Tensor, target: Tensor) -> Tensor:
+        """The loss of images that the host decoded already, (N, 3, H, W) about [-1, 1]; see ``from_latents``.
+
+        What the host clamped has no gradient left; hand in the images from before its clamp.
+        """
+        return self._finish(to_unit_range(images, self.overshoot), target, torch.ones(len(images)), len(images))
+
+    def weights(self, timesteps: Tensor) -> Tensor:
+        """w(t), (N,) float64 on the CPU: 0 above ``max_timestep``, else what ``weighting`` says.
+
+        Args:
+            timesteps: (N,), whole numbers.
+        """
+        whole = whole_timesteps(timesteps, None)
+        kept = torch.ones(len(whole), dtype=torch.float64)
+        if self.max_timestep is not None:
+            kept = (whole <= self.max_timestep).double()
+        if self.weighting == "uniform" or self._alphas is None:
+            return kept
+        if self.weighting == "alpha":
+            return kept * self._alphas.double()[whole]
+        return kept * (1 / error_gain(self._alphas, whole, self.prediction_type)).clamp(max=1.0)
+
+    def step(self, iteration: int) -> None:
+        """Tell the number of the coming *optimizer* step: the same one for all micro-steps that are accumulated.
+
+        With Accelerate this is the ``global_step`` that grows where ``accelerator.sync_gradients`` is true. Schedules,
+        crop boxes and a ratio loss's averages follow it.
+
+        Args:
+            iteration: global optimizer step.
+        """
+        self.loss.step(iteration)
+
+    def _judge(self, latents: Tensor, target: Tensor, weights: Tensor, count: int | None = None) -> Tensor:
+        """Decode and judge, unless the loss is off or no weight is left."""
+        count = len(weights) if count is None else count
+        if self.loss.factor == 0 or not bool(weights.any()):
+            if self.loss.factor and _waits_for_ranks(self.loss):
+                raise InputError(
+                    f"{self.loss.label}: its balance averages over all ranks, and this rank has no sample at or below "
+                    f"max_timestep={self.max_timestep}: the others would wait for ever. Draw the timesteps below the "
+                    "limit, or use loss_balance='weighted_sum'."
+                )
+            # On the graph for DDP, and free of what the latents hold.
+            zero = latents[:0].sum().to(torch.promote_types(latents.dtype, torch.float32))
+            self.terms = {name: zero.detach() for name in ("loss", *self.loss.term_names, "judged")}
+            return zero
+        images = decode_latents(self.vae, latents, micro_batch=self.micro_batch, checkpoint=self.checkpoint)
+        return self._finish(to_unit_range(images, self.overshoot), target, weights, count)
+
+    def _finish(self, images: Tensor, target: Tensor, weights: Tensor, count: int) -> Tensor:
+        reference = target.to(images.device, images.dtype)
+        if self.target_range == "signed":
+            self._look_at(target)
+            reference = to_unit_range(reference)
+        try:
+            value = self.loss(images, reference)
+        except NonFiniteError as error:
+            dtype = next((p.dtype for p in self.vae.parameters()), None)
+            raise NonFiniteError(
+                f"{error} The images were decoded by a VAE in {dtype}; many overflow in float16."
+            ) from None
+        if self.loss.reduction == "none":
+            value = (weights.to(value.device, value.dtype) * value).sum() / max(count, 1)
+        elif bool((weights != weights[:1]).any()):
+            raise InputError(f"weights: {self.loss.label} gives one value per batch, so they must be equal or 0.")
+        else:
+            value = value * (float(weights.sum()) / max(count, 1))
+        shown = {name: self.loss.terms.get(name, torch.zeros(())) for name in self.loss.term_names}
+        judged = torch.tensor(len(images) / max(count, 1))
+        self.terms = {"loss": value.detach(), **shown, "judged": judged}
+        return value
+
+    def _look_at(self, target: Tensor) -> None:
+        """Find a target in [0, 1] in the first calls; afterwards no device sync is spent on it."""
+        if self._range_looks == 0 or target.numel() == 0:
+            return
+        low = float(target.min())
+        self._range_looks = self._range_looks - 1 if low >= 0 else 0
+        # One batch may be that bright, three are not.
+        if low >= 0 and self._range_looks == 0:
+            raise InputError(
+                f"target: three batches without a negative value (darkest {low:.3g}), expected images in [-1, 1] as a "
+                "VAE sees them; if they are in [0, 1], say target_range='unit'."
+            )
+
+
+def _checked_loss(loss: PairLoss) -> PairLoss:
+    if not isinstance(loss, PairLoss):
+        raise InputError(
+            f"loss: got {type(loss).__name__}, expected a loss of this package such as CriticLoss('haarpsi')."
+        )
+    if loss.reduction == "sum":
+        raise InputError("loss: reduction 'sum' has no meaning over a part of a batch; use 'mean' or 'none'.")
+    return loss
+
+
+def _alphas_of(scheduler: object) -> Tensor:
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    if not isinstance(alphas, Tensor):
+        raise InputError(
+            f"scheduler: {type(scheduler).__name__} has no alphas_cumprod; expected the noise scheduler of the "
+            "training (DDPMScheduler). For flow matching compute x0 = x_t - sigma * velocity and call from_latents."
+        )
+    return alphas.detach().to("cpu", torch.float64)
+
+
+def _waits_for_ranks(loss: PairLoss) -> bool:
+    collective = isinstance(loss, SSIMPerceptualRatioLoss) and loss.loss_balance in ("grad_norm", "loss_norm")
+    running = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return collective and running and torch.distributed.get_world_size() > 1
