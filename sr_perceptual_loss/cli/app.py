@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sr_perceptual_loss.cli import basicsr, convert, distort, evaluate, fetch, metrics, probe, score, train
+from sr_perceptual_loss.cli import basicsr, bench, convert, distort, evaluate, fetch, metrics, probe, score, train
 from sr_perceptual_loss.cli import list as list_
 from sr_perceptual_loss.cli.terminal import say
 
@@ -83,6 +83,7 @@ app.command("probe")(probe.probe)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("metrics")(metrics.metrics)
+app.command("bench")(bench.bench)
 app.command("distort")(distort.distort)
 # Its own options, then everything that BasicSR's parser knows.
 app.command("basicsr", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(basicsr.basicsr)

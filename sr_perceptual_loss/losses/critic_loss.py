@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sr_perceptual_loss._checks import InputError, as_float, check_choice
-from sr_perceptual_loss.critics.base import Critic
+from sr_perceptual_loss.critics.base import Critic, TargetFeatures
 from sr_perceptual_loss.critics.registry import get_card, list_critics
 from sr_perceptual_loss.functional.crops import CropPlan, crop_pairs
 from sr_perceptual_loss.losses.base import PairLoss
 from sr_perceptual_loss.losses.frozen import FrozenCritic
 from sr_perceptual_loss.losses.schedule import Schedule
+from sr_perceptual_loss.losses.target_cache import TargetCache
 
 __all__ = ["CriticLoss", "EfficientPBANLoss", "RQILoss", "apply_form"]
 
@@ -58,6 +59,11 @@ class CriticLoss(PairLoss):
         on_nonfinite: ``raise``, ``skip`` or ``propagate``.
         critic_size: ``"full"`` or ``"tiny"`` (tests).
         schedule: ``start``, ``ramp``, ``end``, ``every`` in global iterations; see :class:`Schedule`.
+        precision: ``fp32`` (default: the critic's own), or ``bf16``: the critic computes in bfloat16 autocast, which
+            changes its gradients (their dtype to ``sr`` stays); see :class:`FrozenCritic`.
+        target_cache: megabytes for features of reference crops that come again with the same pixels (fixed validation
+            sets, fixed crops), or None; see :class:`TargetCache`. Its counters are ``loss.target_cache.hits`` and
+            ``.misses``.
 
     Raises:
         InputError, UnknownNameError, WeightsError: at construction.
@@ -77,14 +83,18 @@ class CriticLoss(PairLoss):
         on_nonfinite: str = "raise",
         critic_size: str = "full",
         schedule: Schedule | Mapping[str, object] | None = None,
+        precision: str = "fp32",
+        target_cache: float | None = None,
     ) -> None:
         super().__init__(loss_weight=loss_weight, reduction=reduction, on_nonfinite=on_nonfinite, schedule=schedule)
         self.form = check_choice("form", form, FORMS)
         self.margin = as_float("margin", margin)
         self.temperature = as_float("temperature", temperature, minimum=1e-6)
         self.crops = CropPlan.of(crops)
+        self.target_cache = None if target_cache is None else TargetCache(target_cache)
+        self._target_key: Sequence[Hashable] | None = None
         # The cheap checks are done: now the heavy part.
-        self.frozen = FrozenCritic(critic, weights=weights, critic_size=critic_size)
+        self.frozen = FrozenCritic(critic, weights=weights, critic_size=critic_size, precision=precision)
         self._crop_size = self._check_crop_size()
         self._generator = torch.Generator().manual_seed(self.crops.seed)
 
@@ -116,6 +126,42 @@ class CriticLoss(PairLoss):
         finally:
             self._generator.set_state(state)
 
+    def forward(self, sr: Tensor, hr: Tensor, *, target_key: Sequence[Hashable] | None = None) -> Tensor:
+        """The loss of a batch; see :meth:`PairLoss.forward`.
+
+        Args:
+            sr: judged images, (N, 3, H, W) RGB in [0, 1].
+            hr: reference images, same shape.
+            target_key: N names for the pictures in ``hr``, each standing for sample, crop and augmentation: the
+                ``target_cache`` then looks at them instead of the pixels, and a name given to two pictures gives wrong
+                features. For crops that do not move: whole images, ``position: grid`` or ``center``.
+
+        Returns:
+            0-d tensor, or (N,) for ``reduction="none"``.
+
+        Raises:
+            InputError: as in :meth:`PairLoss.forward`; keys without a cache, or with crops that move.
+            NonFiniteError: as in :meth:`PairLoss.forward`.
+        """
+        if target_key is not None:
+            self._check_target_key(sr)
+        self._target_key = target_key
+        try:
+            return super().forward(sr, hr)
+        finally:
+            self._target_key = None
+
+    def _check_target_key(self, sr: Tensor) -> None:
+        if self.target_cache is None:
+            raise InputError("target_key: this loss has no target_cache; construct it with target_cache: <MB>.")
+        size = self._crop_size
+        whole = size is None or tuple(sr.shape[-2:]) == (size, size)
+        if self.crops.position == "random" and not whole:
+            raise InputError(
+                "target_key: the crops are random, so that a name would stand for another region in every call; use "
+                "`crops: {position: grid}` or `center`, whole images, or leave target_key out."
+            )
+
     def _check_crop_size(self) -> int | None:
         rule, size = self.critic.input_size, self.crops.size
         if size is None:
@@ -127,12 +173,22 @@ class CriticLoss(PairLoss):
         if self._iteration is not None:
             # The same boxes whether or not the run was interrupted before this iteration.
             self._generator.manual_seed(self.crops.seed * 1_000_003 + self._iteration)
-        scores = [self.frozen.score(a, b) for a, b in crop_pairs(sr, hr, self.crops, self._crop_size, self._generator)]
+        pairs = enumerate(crop_pairs(sr, hr, self.crops, self._crop_size, self._generator))
+        scores = [self.frozen.score(a, b, target_features=self._target(b, number)) for number, (a, b) in pairs]
         stacked = torch.stack(scores)
         terms = {"score": stacked}
         if self.critic.card.relative:
             terms["over_gt_rate"] = (stacked.detach() > 0).float()
         return apply_form(stacked, self.form, self.margin, self.temperature).mean(0), terms
+
+    def _target(self, hr: Tensor, crop: int) -> TargetFeatures | None:
+        """Features from the cache; None where there is no cache, so that the frozen critic finds or makes them."""
+        cache = self.target_cache
+        if cache is None or len(hr) == 0:
+            return None
+        keys = None if self._target_key is None else [(key, crop) for key in self._target_key]
+        # Past the memo, which would hold the same features a second time.
+        return cache.features(hr, self.frozen.target_digest(), self.frozen.form.encode_target, keys)
 
     def __getstate__(self) -> dict[str, object]:
         state = dict(self.__dict__)
@@ -167,6 +223,8 @@ class RQILoss(CriticLoss):
         on_nonfinite: str = "raise",
         critic_size: str = "full",
         schedule: Schedule | Mapping[str, object] | None = None,
+        precision: str = "fp32",
+        target_cache: float | None = None,
     ) -> None:
         card = critic.card if isinstance(critic, Critic) else get_card(critic)
         if not card.relative:
@@ -186,6 +244,8 @@ class RQILoss(CriticLoss):
             on_nonfinite=on_nonfinite,
             critic_size=critic_size,
             schedule=schedule,
+            precision=precision,
+            target_cache=target_cache,
         )
 
 
@@ -210,6 +270,8 @@ class EfficientPBANLoss(CriticLoss):
         on_nonfinite: str = "raise",
         critic_size: str = "full",
         schedule: Schedule | Mapping[str, object] | None = None,
+        precision: str = "fp32",
+        target_cache: float | None = None,
     ) -> None:
         super().__init__(
             "efficient_pban",
@@ -223,4 +285,6 @@ class EfficientPBANLoss(CriticLoss):
             on_nonfinite=on_nonfinite,
             critic_size=critic_size,
             schedule=schedule,
+            precision=precision,
+            target_cache=target_cache,
         )

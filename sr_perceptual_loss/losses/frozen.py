@@ -12,11 +12,90 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from sr_perceptual_loss._checks import InputError
+from sr_perceptual_loss._checks import InputError, check_choice, check_pair
+from sr_perceptual_loss.critics._blocks.fold import frozen_copy
 from sr_perceptual_loss.critics.base import Critic, TargetFeatures
 from sr_perceptual_loss.critics.registry import create_critic
+from sr_perceptual_loss.losses.target_cache import TargetMemo
 
-__all__ = ["FrozenCritic"]
+__all__ = ["PRECISIONS", "FrozenCritic", "share_critics"]
+
+#: name -> what the critic's matrix products and convolutions run in; None leaves the critic's own setting.
+PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
+
+
+class ScoringForm:
+    """The critic's ``for_scoring()``, made when it is first needed and again when the critic was changed.
+
+    Args:
+        critic: the master.
+        precision: one of PRECISIONS.
+    """
+
+    def __init__(self, critic: Critic, precision: str) -> None:
+        self.critic, self.precision = critic, precision
+        #: Another object whenever the form or its weights are others; the form may be the critic itself.
+        self.generation = object()
+        self._form: Critic | None = None
+        self._stamp: tuple[object, ...] = ()
+        self._digest: str | None = None
+        # The dicts stay, whatever is put into them; walking the module tree in every step would cost milliseconds.
+        self._tables = [table for module in critic.modules() for table in (module._parameters, module._buffers)]
+
+    def get(self) -> Critic:
+        """The form for the weights as they are now."""
+        if self._form is not None and torch.compiler.is_compiling():
+            return self._form
+        stamp = self._now()
+        if self._form is None or stamp != self._stamp:
+            # Freed before the new one is made.
+            self.forget()
+            # What inference mode makes could not be used in training.
+            with torch.inference_mode(False):
+                self._form, self._stamp = self._make(), stamp
+        return self._form
+
+    def forget(self) -> None:
+        """Make a new one at the next call."""
+        self._form = self._digest = None
+        self.generation = object()
+
+    def digest(self) -> str:
+        """What features made by the form depend on: weights, kernels, precision."""
+        form = self.get()
+        if self._digest is None:
+            self._digest = f"{_digest(self.critic)} {form.kernels} {form.autocast_dtype} {type(form).__qualname__}"
+        return self._digest
+
+    def _make(self) -> Critic:
+        form = self.critic.for_scoring()
+        if PRECISIONS[self.precision] is not None:
+            if form is self.critic:
+                # Others may use it, and it is theirs to say what it computes in.
+                form = frozen_copy(form)
+            form.autocast_dtype = PRECISIONS[self.precision]
+        return form
+
+    def _now(self) -> tuple[object, ...]:
+        """Changes whenever a tensor of the critic is replaced or written to (except through ``.data``)."""
+        stamp: list[object] = [self.critic.kernels, self.critic.autocast_dtype]
+        for table in self._tables:
+            for tensor in table.values():
+                if tensor is not None:
+                    stamp += (tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version)
+        return tuple(stamp)
+
+
+def _digest(critic: Critic) -> str:
+    total = hashlib.sha256()
+    for name, value in sorted(critic.state_dict().items()):
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+#: Attributes that copies have in common.
+SHARED = ("critic", "_prepared")
 
 
 class FrozenCritic(nn.Module):
@@ -27,18 +106,34 @@ class FrozenCritic(nn.Module):
     ``half()`` of a host leaves it float32, ``double()`` is followed. Copies share the critic; pickles refer to its name
     and weights where it was made from a name.
 
+    Scores come from :meth:`Critic.for_scoring`, made at the first call and again after a move, a cast or a change of
+    the critic's weights or settings. The features of the reference are computed once for calls that share its tensor
+    (see :class:`TargetMemo`).
+
     Args:
         critic: registered name, or a :class:`Critic`, which is frozen in place.
         weights: as in :func:`create_critic`; only with a name.
         critic_size: ``"full"`` or ``"tiny"``; only with a name.
+        precision: ``"fp32"`` (the critic's own), or ``"bf16"``: matrix products and convolutions in bfloat16, whose
+            gradients are not those of float32; needs a device with bfloat16 arithmetic to be faster. The critic itself
+            is not changed.
     """
 
     critic: Critic
+    _prepared: ScoringForm
 
     def __init__(
-        self, critic: str | Critic, *, weights: str | Path | None = "local", critic_size: str = "full"
+        self,
+        critic: str | Critic,
+        *,
+        weights: str | Path | None = "local",
+        critic_size: str = "full",
+        precision: str = "fp32",
     ) -> None:
         super().__init__()
+        self.precision = check_choice("precision", precision, tuple(PRECISIONS))
+        #: Remembers the features of the last reference; ``hits`` and ``misses`` count.
+        self.memo = TargetMemo()
         self._source: tuple[str, str | Path | None, str] | None = None
         if isinstance(critic, str):
             # Random weights cannot be made again from a name.
@@ -60,6 +155,37 @@ class FrozenCritic(nn.Module):
         module.eval().requires_grad_(False)
         # Past nn.Module.__setattr__, so that it is no child module.
         object.__setattr__(self, "critic", module)
+        object.__setattr__(self, "_prepared", ScoringForm(module, self.precision))
+
+    @property
+    def form(self) -> Critic:
+        """What scores: the critic prepared for weights that do not change."""
+        if self.critic.training:
+            self.critic.eval()
+        return self._prepared.get()
+
+    def encode_target(self, hr: Tensor) -> TargetFeatures:
+        """Features of ``hr`` for :meth:`score`; computed once for calls that share the tensor.
+
+        They belong to this object: after a move, a cast or a change of the critic they have to be made again.
+
+        Args:
+            hr: (N, 3, H, W) RGB in [0, 1].
+
+        Returns:
+            A tuple of tensors whose meaning is the critic's own; not to be modified.
+
+        Raises:
+            InputError: wrong rank, channels, size or dtype.
+        """
+        check_pair(hr, hr)
+        form = self.form
+        form.input_size.check(hr.shape[2], hr.shape[3], form.card.name)
+        return self.memo.features(hr, self._prepared.generation, form.encode_target)
+
+    def target_digest(self) -> str:
+        """What features made by :meth:`encode_target` depend on beside the image: weights, kernels, precision."""
+        return self._prepared.digest()
 
     def score(self, sr: Tensor, hr: Tensor, *, target_features: TargetFeatures | None = None) -> Tensor:
         """The critic's :meth:`Critic.score`, in eval mode whatever anybody did.
@@ -72,21 +198,25 @@ class FrozenCritic(nn.Module):
         Returns:
             (N,) scores, higher is better.
         """
-        if self.critic.training:
-            self.critic.eval()
-        return self.critic.score(sr, hr, target_features=target_features)
+        check_pair(sr, hr)
+        if target_features is None and len(hr):
+            target_features = self.encode_target(hr)
+        return self.form.score(sr, hr, target_features=target_features)
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Same as :meth:`score`."""
         return self.score(sr, hr)
 
+    def kind(self) -> tuple[object, ...]:
+        """Equal for two that may be expected to give the same scores; :meth:`digest` decides."""
+        first = next(self.critic.parameters(), None)
+        place = None if first is None else (first.device, first.dtype)
+        settings = (self.precision, self.critic.kernels, self.critic.autocast_dtype, place)
+        return (self._source or id(self.critic), *settings)
+
     def digest(self) -> str:
         """SHA-256 over names, dtypes, shapes and values of all tensors of the critic."""
-        total = hashlib.sha256()
-        for name, value in sorted(self.critic.state_dict().items()):
-            total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return total.hexdigest()
+        return _digest(self.critic)
 
     def train(self, mode: bool = True) -> Self:
         """Set the flag of this wrapper only; the critic stays in eval mode."""
@@ -101,17 +231,18 @@ class FrozenCritic(nn.Module):
             probe = fn(torch.empty(0, dtype=first.dtype, device=first.device))
             wide = probe.is_floating_point() and probe.dtype in (torch.float32, torch.float64)
             self.critic.to(device=probe.device, dtype=probe.dtype if wide else first.dtype)
+        self._prepared.forget()
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         new = type(self).__new__(type(self))
         memo[id(self)] = new
         for key, value in self.__dict__.items():
-            object.__setattr__(new, key, value if key == "critic" else copy.deepcopy(value, memo))
+            object.__setattr__(new, key, value if key in SHARED else copy.deepcopy(value, memo))
         return new
 
     def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)
+        state = {key: value for key, value in self.__dict__.items() if key != "_prepared"}
         if self._source is not None:
             first = next(self.critic.parameters(), None)
             state["critic"] = (None if first is None else (str(first.device), first.dtype), self.digest())
@@ -131,3 +262,27 @@ class FrozenCritic(nn.Module):
         self._hold(module if place is None else module.to(device=place[0], dtype=place[1]))
         if self.digest() != digest:
             raise InputError(f"{name}: the weights on this machine ({weights}) are not those that were pickled.")
+
+
+def share_critics(host: nn.Module) -> int:
+    """Let losses that hold equal critics hold one: same name and weights (or same object), precision, device, values.
+
+    Saves their memory, and the features of a reference that several losses are given are computed once.
+
+    Args:
+        host: a module with the losses somewhere inside, modified in place; a list of losses, for example.
+
+    Returns:
+        How many were replaced.
+    """
+    kept: dict[object, FrozenCritic] = {}
+    replaced = 0
+    for module in host.modules():
+        for name, child in list(module.named_children()):
+            if not isinstance(child, FrozenCritic):
+                continue
+            first = kept.setdefault(child.kind(), child)
+            if first is not child and (first.critic is child.critic or first.digest() == child.digest()):
+                setattr(module, name, first)
+                replaced += 1
+    return replaced

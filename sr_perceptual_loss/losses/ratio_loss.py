@@ -94,6 +94,8 @@ class SSIMPerceptualRatioLoss(PairLoss):
         on_nonfinite: ``raise``, ``skip`` or ``propagate``.
         critic_size: ``"full"`` or ``"tiny"`` (tests).
         schedule: of the whole loss; a guard that restrains it acts on the critic's share alone (except ``eq12``).
+        precision: of the critic, ``fp32`` or ``bf16``, as in :class:`CriticLoss`.
+        target_cache: megabytes for features of reference crops that come again, as in :class:`CriticLoss`.
 
     Raises:
         InputError, UnknownNameError, WeightsError: at construction.
@@ -125,6 +127,8 @@ class SSIMPerceptualRatioLoss(PairLoss):
         on_nonfinite: str = "raise",
         critic_size: str = "full",
         schedule: Schedule | Mapping[str, object] | None = None,
+        precision: str = "fp32",
+        target_cache: float | None = None,
     ) -> None:
         super().__init__(loss_weight=loss_weight, on_nonfinite=on_nonfinite, schedule=schedule)
         self.alpha = as_float("alpha", alpha, minimum=0.0)
@@ -157,6 +161,8 @@ class SSIMPerceptualRatioLoss(PairLoss):
             reduction="none",
             on_nonfinite="propagate",
             critic_size=critic_size,
+            precision=precision,
+            target_cache=target_cache,
         )
 
     def _check_eq12(self, form: str, allow_equal: bool) -> None:

@@ -11,7 +11,8 @@ import torch
 from pairs import make_pair
 from torch import nn
 
-from sr_perceptual_loss import CriticLoss, FrozenCritic, InputError, create_critic, save_weights
+from sr_perceptual_loss import CriticLoss, EfficientPBANLoss, FrozenCritic, InputError, create_critic, save_weights
+from sr_perceptual_loss.losses.frozen import share_critics
 
 
 def tiny_loss(**options):
@@ -146,3 +147,104 @@ def test_a_critic_object_is_taken_and_frozen():
         FrozenCritic(critic, weights=None)
     with pytest.raises(InputError, match="expected a registered name or a Critic"):
         FrozenCritic(nn.Conv2d(3, 3, 1))
+
+
+def test_scores_come_from_the_form_and_the_master_stays():
+    critic = create_critic("rqi_topiq", weights=None, size="tiny")
+    frozen = FrozenCritic(critic)
+    before = frozen.digest()
+    assert frozen.critic is critic and frozen.form is not critic and frozen.form is frozen.form
+    assert not any("bn1.running_mean" in name for name in frozen.form.semantic_model.stages.state_dict())
+    sr, hr = make_pair(1, 48, 48)
+    torch.testing.assert_close(frozen.score(sr, hr), critic.score(sr, hr))
+    assert frozen.digest() == before
+    target = frozen.encode_target(hr)
+    assert torch.equal(frozen.score(sr, hr, target_features=target), frozen.score(sr, hr))
+    with pytest.raises(InputError, match="got 9x9, takes"):
+        frozen.encode_target(hr[..., :9, :9])
+
+
+def test_the_form_follows_moves_casts_weights_and_settings():
+    critic = create_critic("rqi_topiq", weights=None, size="tiny")
+    frozen = FrozenCritic(critic)
+    sr, hr = make_pair(1, 48, 48)
+    form = frozen.form
+    assert frozen.double().form is not form and next(frozen.form.parameters()).dtype == torch.float64
+    wide = sr.double(), hr.double()
+    for change in (
+        lambda: critic.load_state_dict(
+            {k: v * 1.01 for k, v in critic.state_dict().items() if v.is_floating_point()}, strict=False
+        ),
+        lambda: critic.semantic_model.bn1.running_mean.fill_(0.3),
+        lambda: setattr(critic.score_linear[1], "bias", nn.Parameter(torch.ones_like(critic.score_linear[1].bias))),
+    ):
+        before = frozen.score(*wide)
+        with torch.no_grad():
+            change()
+        assert not torch.allclose(frozen.score(*wide), before, atol=1e-9)
+        torch.testing.assert_close(frozen.score(*wide), critic.score(*wide), rtol=0, atol=1e-12)
+    critic.kernels = "reference"
+    assert frozen.form is critic
+
+
+def test_copies_share_the_form_and_pickles_make_their_own():
+    loss = CriticLoss("rqi_topiq", weights=None, critic_size="tiny")
+    form = loss.frozen.form
+    assert copy.deepcopy(loss).frozen.form is form
+    other = pickle.loads(pickle.dumps(loss))
+    assert other.frozen.form is not form
+    sr, hr = make_pair(1, 48, 48)
+    assert torch.equal(other(sr, hr), loss(sr, hr))
+
+
+def test_a_form_made_in_inference_mode_can_be_used_in_training():
+    loss = CriticLoss("rqi_topiq", weights=None, critic_size="tiny")
+    sr, hr = make_pair(1, 48, 48)
+    with torch.inference_mode():
+        expected = loss(sr, hr)
+    value = loss(sr.requires_grad_(), hr)
+    value.backward()
+    torch.testing.assert_close(value.detach(), expected)
+    assert sr.grad.abs().sum() > 0
+
+
+def test_bf16_belongs_to_the_loss_alone():
+    critic = create_critic("rqi_topiq", weights=None, size="tiny")
+    plain, half = CriticLoss(critic), CriticLoss(critic, precision="bf16")
+    sr, hr = make_pair(2, 48, 48)
+    gradients = []
+    for loss in (plain, half):
+        x = sr.clone().requires_grad_()
+        loss(x, hr).backward()
+        assert x.grad.dtype == torch.float32 and loss(x, hr).dtype == torch.float32
+        gradients.append(x.grad.flatten())
+    assert critic.autocast_dtype is None and plain.frozen.form.autocast_dtype is None
+    assert half.frozen.form.autocast_dtype == torch.bfloat16
+    assert not torch.equal(*gradients), "bf16 changed nothing"
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.9
+    assert copy.deepcopy(half).frozen.precision == "bf16"
+    # A critic without a form of its own is copied, not switched.
+    formula = create_critic("haarpsi")
+    assert FrozenCritic(formula, precision="bf16").form is not formula and formula.autocast_dtype is None
+    with pytest.raises(InputError, match="precision: got 'fp16'"):
+        EfficientPBANLoss(weights=None, critic_size="tiny", precision="fp16")
+
+
+def test_equal_critics_are_shared_on_request(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(create_critic("efficient_pban", weights=None, size="tiny"), path)
+    losses = nn.ModuleList(
+        [
+            CriticLoss("efficient_pban", weights=path),
+            EfficientPBANLoss(weights=path),
+            EfficientPBANLoss(weights=path, precision="bf16"),
+            EfficientPBANLoss(weights=None, critic_size="tiny"),
+        ]
+    )
+    assert share_critics(losses) == 1
+    first, second, half, random = (loss.frozen for loss in losses)
+    assert first is second and len({id(f) for f in (first, half, random)}) == 3
+    sr, hr = make_pair(1, 48, 48)
+    torch.testing.assert_close(losses[0](sr, hr), losses[1](sr, hr))
+    assert (first.memo.hits, first.memo.misses) == (1, 1)
+    assert share_critics(losses) == 0

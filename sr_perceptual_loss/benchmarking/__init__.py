@@ -1,0 +1,1 @@
+"""What the critics cost: reference formulations, measurements, tables. Never imported by the losses."""
