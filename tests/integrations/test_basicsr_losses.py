@@ -245,6 +245,14 @@ def test_a_projects_own_model_gets_the_list_by_one_call(build):
         MODEL_REGISTRY._obj_map.pop("PerceptualCAModel", None)
 
 
+def test_entries_with_equal_critics_hold_one(build):
+    critic = {"type": "CriticLoss", "critic": "haarpsi"}
+    losses = [dict(critic, name="whole"), dict(critic, name="crops", crops={"size": 16}), dict(L1)]
+    members = build("PerceptualSRModel", {"losses": losses}).cri_perceptual.pair_losses()
+    assert members["whole"].frozen is members["crops"].frozen
+    assert members["whole"].crops.size is None and members["crops"].crops.size == 16
+
+
 def test_registering_again_changes_nothing():
     from basicsr.utils.registry import LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 

@@ -14,6 +14,7 @@ from sr_perceptual_loss.functional.balance import GradNormBalancer
 from sr_perceptual_loss.integrations.basicsr.slots import StockSlot, build_entry, entry_name, takes_schedule
 from sr_perceptual_loss.losses.base import PairLoss
 from sr_perceptual_loss.losses.guard import HackingGuard
+from sr_perceptual_loss.losses.frozen import share_critics
 from sr_perceptual_loss.losses.schedule import Schedule
 
 __all__ = ["LossList"]
@@ -59,6 +60,8 @@ class LossList(nn.Module):
         # Not a ModuleDict attribute access: a name such as "type" would clash with nn.Module's own attributes.
         self.names = tuple(members)
         self.members = nn.ModuleList(members.values())
+        # Two entries with the same critic and weights hold it once.
+        share_critics(self)
         self.balancer = None if not balance else build_balancer(balance, self.names)
         #: Detached 0-d values of the last call, by name.
         self.parts: dict[str, Tensor] = {}
