@@ -13,8 +13,8 @@ from sr_perceptual_loss._checks import InputError, NonFiniteError, check_choice,
 from sr_perceptual_loss.functional.balance import GradNormBalancer
 from sr_perceptual_loss.integrations.basicsr.slots import StockSlot, build_entry, entry_name, takes_schedule
 from sr_perceptual_loss.losses.base import PairLoss
-from sr_perceptual_loss.losses.guard import HackingGuard
 from sr_perceptual_loss.losses.frozen import share_critics
+from sr_perceptual_loss.losses.guard import HackingGuard
 from sr_perceptual_loss.losses.schedule import Schedule
 
 __all__ = ["LossList"]
