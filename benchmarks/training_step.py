@@ -137,15 +137,15 @@ def steps(network: nn.Module, extra: dict[str, Loss], lr: Tensor, hr: Tensor) ->
 
 
 def grid(rows: list[dict]) -> Grid:
-    heads = ["network", "batch", "what", "ms", "of L1's step", "share of the loss"]
+    heads = ["network", "batch", "what", "ms", "spread", "of L1's step", "share of the loss"]
     lines = []
     for row in rows:
         base = next(r for r in rows if (r["network"], r["batch"], r["loss"]) == (row["network"], row["batch"], "L1"))
         seconds, plain = statistics.median(row["seconds"]), statistics.median(base["seconds"])
         share = "-" if row is base else f"{100 * (1 - plain / seconds):.0f} %"
-        lines.append(
-            [row["network"], str(row["batch"]), row["loss"], f"{1000 * seconds:.0f}", f"{seconds / plain:.2f}", share]
-        )
+        spread = (max(row["seconds"]) - min(row["seconds"])) / seconds
+        numbers = [f"{1000 * seconds:.0f}", f"{100 * spread:.0f} %", f"{seconds / plain:.2f}", share]
+        lines.append([row["network"], str(row["batch"]), row["loss"], *numbers])
     return "One training step: forward, losses, backward, Adam", heads, lines
 
 
