@@ -4,7 +4,8 @@
     .venv/bin/python examples/critic_training.py PICTURES KADID-10k.txt
 
 PICTURES is a folder of at least 24 photographs, the second argument KADID-10k's dmos.csv or a list of its scores. The
-first 60 photographs are distorted as in KADID-10k to train on, the last 16 to test on; labels are means of KADID-10k by
+first 60 photographs are distorted as in KADID-10k to train on, the last 16 to test on, of
+which --test-pictures are scored; labels are means of KADID-10k by
 type and level, so the table says how well a network learns those, not how well it agrees with people.
 Everything goes to runs/critics and is not done twice; an interrupted run goes on.
 """

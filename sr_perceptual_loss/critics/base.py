@@ -6,6 +6,7 @@ is trained, evaluated and used as a loss.
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -238,6 +239,14 @@ class Critic(nn.Module, ABC):
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
         with torch.set_grad_enabled(trained), self._island(hr.device.type):
             return self._encode_target(self._plain(hr).to(self.compute_dtype(hr)))
+
+    def digest(self) -> str:
+        """SHA-256 over names, dtypes, shapes and values of all tensors."""
+        total = hashlib.sha256()
+        for name, value in sorted(self.state_dict().items()):
+            total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return total.hexdigest()
 
     def _island(self, device_type: str) -> torch.autocast:
         """The host's autocast never reaches inside; ``autocast_dtype`` is the only one that counts."""

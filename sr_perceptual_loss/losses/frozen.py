@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,7 @@ class ScoringForm:
         """What features made by the form depend on: weights, kernels, precision."""
         form = self.get()
         if self._digest is None:
-            self._digest = f"{_digest(self.critic)} {form.kernels} {form.autocast_dtype} {type(form).__qualname__}"
+            self._digest = f"{self.critic.digest()} {form.kernels} {form.autocast_dtype} {type(form).__qualname__}"
         return self._digest
 
     def _make(self) -> Critic:
@@ -84,14 +83,6 @@ class ScoringForm:
                 if tensor is not None:
                     stamp += (tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version)
         return tuple(stamp)
-
-
-def _digest(critic: Critic) -> str:
-    total = hashlib.sha256()
-    for name, value in sorted(critic.state_dict().items()):
-        total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
 
 
 #: Attributes that copies have in common.
@@ -216,7 +207,7 @@ class FrozenCritic(nn.Module):
 
     def digest(self) -> str:
         """SHA-256 over names, dtypes, shapes and values of all tensors of the critic."""
-        return _digest(self.critic)
+        return self.critic.digest()
 
     def train(self, mode: bool = True) -> Self:
         """Set the flag of this wrapper only; the critic stays in eval mode."""

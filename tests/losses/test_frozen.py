@@ -209,6 +209,8 @@ def test_a_form_made_in_inference_mode_can_be_used_in_training():
 
 
 def test_bf16_belongs_to_the_loss_alone():
+    # With unlucky random weights the cosine falls below the bound.
+    torch.manual_seed(0)
     critic = create_critic("rqi_topiq", weights=None, size="tiny")
     plain, half = CriticLoss(critic), CriticLoss(critic, precision="bf16")
     sr, hr = make_pair(2, 48, 48)
