@@ -6,7 +6,7 @@ PIP := $(PY) -m pip install --disable-pip-version-check --quiet
 CORE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 
-.PHONY: demo test test-all parity check format clean
+.PHONY: demo test test-all parity reliability check format clean
 
 demo: $(CORE)
 	$(PY) examples/demo.py
@@ -22,6 +22,10 @@ check: $(DEV)
 
 parity: $(DEV)
 	$(PY) -m pytest -m parity -s
+
+# Runs the tests of the fault matrix, the slow ones too, and writes docs/reliability.md.
+reliability: $(DEV)
+	$(PY) benchmarks/reliability_table.py --slow
 
 format: $(DEV)
 	$(VENV)/bin/ruff check --fix .

@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "MINUS_ONE_TO_ONE",
+    "RANGE_CHECKED_CALLS",
     "InputError",
     "InstallError",
     "NonFiniteError",
+    "NonFiniteInputError",
     "UnknownNameError",
     "WeightsError",
     "as_float",
@@ -26,6 +29,13 @@ __all__ = [
     "check_range",
     "nearest",
 ]
+
+
+#: The value range is read (one device sync on an accelerator) only in this many first calls.
+RANGE_CHECKED_CALLS = 3
+MINUS_ONE_TO_ONE = "hr reaches below -0.5, as [-1, 1] data does; expected RGB in [0, 1]: use image * 0.5 + 0.5."
+#: What images may be made of; 8-bit floats have no arithmetic.
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class InputError(ValueError):
@@ -50,6 +60,10 @@ class InstallError(ImportError):
 
 class NonFiniteError(FloatingPointError):
     """A loss, a score or a gradient is NaN or infinite; the message names the culprit."""
+
+
+class NonFiniteInputError(InputError, NonFiniteError):
+    """A reference image is NaN or infinite: both an input that is not as documented and a culprit with a name."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -93,7 +107,7 @@ def check_known_keys(where: str, given: Iterable[str], known: Iterable[str]) -> 
     allowed = set(known)
     for key in given:
         if key not in allowed:
-            raise InputError(f"{where}: unknown key '{key}'.{nearest(key, allowed)}")
+            raise InputError(f"{where}: unknown key '{key}'.{nearest(str(key), allowed)}")
 
 
 def as_float(name: str, value: object, *, minimum: float = -math.inf, maximum: float = math.inf) -> float:
@@ -117,6 +131,8 @@ def as_float(name: str, value: object, *, minimum: float = -math.inf, maximum: f
         number = float(value)
     except ValueError:
         raise InputError(f"{name}: got the text {value!r}, expected a number such as 0.01.") from None
+    except OverflowError:
+        raise InputError(f"{name}: got a whole number that is too large, expected one below 1e308.") from None
     if not math.isfinite(number):
         raise InputError(f"{name}: got {value!r}, expected a finite number.")
     if not minimum <= number <= maximum:
@@ -173,10 +189,13 @@ def check_pair(sr: Tensor, hr: Tensor, *, channels: int = 3) -> None:
                 f"{role}: got {image.shape[1]} channel(s), expected {channels} (RGB); "
                 "repeat a gray image with image.expand(-1, 3, -1, -1), drop an alpha channel with image[:, :3]."
             )
+        _check_pixels(role, image)
         if not image.is_floating_point():
             raise InputError(
                 f"{role}: got dtype {image.dtype}, expected floating point RGB in [0, 1]; use image.float() / 255."
             )
+        if image.dtype not in DTYPES:
+            raise InputError(f"{role}: got dtype {image.dtype}, expected float16, bfloat16, float32 or float64.")
     if sr.shape != hr.shape:
         raise InputError(
             f"sr and hr differ in shape: {tuple(sr.shape)} and {tuple(hr.shape)}; they must be the same region of "
@@ -184,6 +203,11 @@ def check_pair(sr: Tensor, hr: Tensor, *, channels: int = 3) -> None:
         )
     if sr.device != hr.device:
         raise InputError(f"sr is on {sr.device} and hr on {hr.device}; move one with .to(...).")
+
+
+def _check_pixels(role: str, image: Tensor) -> None:
+    if 0 in image.shape[2:]:
+        raise InputError(f"{role}: got shape {tuple(image.shape)}, an image without pixels; look at its crops.")
 
 
 def check_range(sr: Tensor | None, hr: Tensor) -> bool:
@@ -197,19 +221,21 @@ def check_range(sr: Tensor | None, hr: Tensor) -> bool:
         True where ``hr`` reaches below -0.5 as [-1, 1] data does (the caller may warn).
 
     Raises:
-        InputError: NaN or infinity in ``hr``, or a scale such as 0..255.
+        InputError: a scale such as 0..255.
+        NonFiniteInputError: NaN or infinity in ``hr``.
     """
     low, high = (float(v) for v in torch.aminmax(hr.detach()))
     if not (math.isfinite(low) and math.isfinite(high)):
         bad = int((~torch.isfinite(hr.detach())).flatten(1).any(1).nonzero()[0, 0])
-        raise InputError(f"hr: image {bad} of the batch holds NaN or infinity; look at the data loader.")
+        raise NonFiniteInputError(f"hr: image {bad} of the batch holds NaN or infinity; look at the data loader.")
     # A picture in 0..255 cannot stay below 8 unless it is practically black. A network at the start of its training may
     # well overshoot that far, so of sr the mean is judged.
     mean = 0.0 if sr is None else float(sr.detach().nan_to_num(0.0, 0.0, 0.0).abs().mean())
-    for role, what, value, limit in (("hr", "reach", high, 8.0), ("sr", "average at", mean, 16.0)):
-        if value > limit:
+    for role, image, what, value, limit in (("hr", hr, "reach", high, 8.0), ("sr", sr, "average at", mean, 16.0)):
+        if image is not None and value > limit:
+            least, most = (float(v) for v in torch.aminmax(image.detach()))
             raise InputError(
-                f"{role}: values {what} {value:.4g}, expected RGB in [0, 1] (small overshoot is fine); "
-                "this looks like 0..255: divide by 255."
+                f"{role}: values {what} {value:.4g} (from {least:.4g} to {most:.4g}), expected RGB in [0, 1] (small "
+                "overshoot is fine); this looks like 0..255: divide by 255."
             )
     return low < -0.5

@@ -17,16 +17,13 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from sr_perceptual_loss._checks import InputError, check_pair, check_range
+from sr_perceptual_loss._checks import MINUS_ONE_TO_ONE, RANGE_CHECKED_CALLS, InputError, check_pair, check_range
 from sr_perceptual_loss.weights.manifest import WeightsEntry
 
 __all__ = ["Critic", "CriticCard", "SizeRule", "TargetFeatures", "normalise"]
 
 #: What a critic computes from ``hr`` alone.
 TargetFeatures = tuple[Tensor, ...]
-
-#: The value range is read (one device sync on an accelerator) only in this many first calls.
-RANGE_CHECKED_CALLS = 3
 
 
 @dataclass(frozen=True)
@@ -267,8 +264,4 @@ class Critic(nn.Module, ABC):
         self._range_checks_left -= first
         if check_range(sr if first else None, hr) and not self._warned_range:
             self._warned_range = True
-            warnings.warn(
-                f"{self.card.name}: hr reaches below -0.5, as [-1, 1] data does; expected RGB in [0, 1]: "
-                "use image * 0.5 + 0.5.",
-                stacklevel=3,
-            )
+            warnings.warn(f"{self.card.name}: {MINUS_ONE_TO_ONE}", stacklevel=3)

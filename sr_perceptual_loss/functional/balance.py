@@ -15,120 +15,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from sr_perceptual_loss._checks import InputError, NonFiniteError, as_float, as_int, check_known_keys
+from sr_perceptual_loss.functional.gradients import LossTerm, gradient_at, gradient_cosine, per_image_norms, surrogate
+from sr_perceptual_loss.functional.ranks import in_words, mean_over_ranks, ranks_where, world_size
 
-__all__ = [
-    "BalanceState",
-    "GradNormBalancer",
-    "LossTerm",
-    "gradient_at",
-    "gradient_cosine",
-    "mean_over_ranks",
-    "per_image_norms",
-    "surrogate",
-]
-
-#: A function of the SR image with a 0-d value, or such a value already computed from the SR tensor.
-LossTerm: TypeAlias = Callable[[Tensor], Tensor] | Tensor
-
-
-def per_image_norms(gradient: Tensor) -> Tensor:
-    """Euclidean norm of the gradient of each image's own loss: N * ||g_i|| for a loss that is a mean over N images.
-
-    Args:
-        gradient: of a batch mean with respect to the images, (N, ...).
-
-    Returns:
-        (N,); the factor N makes the numbers independent of the batch size, also where ranks hold different numbers.
-    """
-    return len(gradient) * gradient.flatten(1).norm(dim=1)
-
-
-def gradient_cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine of the angle between two gradients, over the whole batch.
-
-    Args:
-        a: gradient, any shape.
-        b: gradient, same shape.
-
-    Returns:
-        0-d tensor in [-1, 1]; 0 where one of them is zero.
-    """
-    return torch.dot(a.flatten(), b.flatten()) / (a.norm() * b.norm()).clamp_min(torch.finfo(a.dtype).tiny)
-
-
-def mean_over_ranks(sums: Tensor, count: int) -> Tensor:
-    """Mean = sums / count, both added up over the ranks of ``torch.distributed`` if it is running.
-
-    A collective call: every rank has to make it.
-
-    Args:
-        sums: this rank's sums, (K,).
-        count: what they are sums of, on this rank; may be 0.
-
-    Returns:
-        (K,); zeros if there is nothing anywhere.
-    """
-    packed = torch.cat([sums, sums.new_tensor([count])])
-    running = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if running and torch.distributed.get_world_size() > 1:
-        torch.distributed.all_reduce(packed)
-    return packed[:-1] / packed[-1].clamp_min(1)
-
-
-def gradient_at(loss: LossTerm, sr: Tensor, leaf: Tensor, name: str = "loss") -> tuple[Tensor, Tensor]:
-    """Value and gradient of one loss at the SR image.
-
-    Args:
-        loss: function of the image, called with ``leaf``; or a value computed from ``sr``, whose graph is kept.
-        sr: the network's output, (N, C, H, W).
-        leaf: ``sr`` detached, in the precision of the result, requiring grad.
-        name: of the loss, for messages.
-
-    Returns:
-        Detached 0-d value, and the gradient in the shape of ``leaf``; zero if the loss does not depend on the image.
-
-    Raises:
-        InputError: the value is not 0-d, or the loss uses a reentrant checkpoint.
-    """
-    given = isinstance(loss, Tensor)
-    value = loss if isinstance(loss, Tensor) else loss(leaf)
-    if value.dim() != 0:
-        raise InputError(f"{name}: got a loss of shape {tuple(value.shape)}, expected a 0-d tensor (reduction: mean).")
-    if not value.requires_grad:
-        return value.to(leaf.dtype), torch.zeros_like(leaf)
-    try:
-        (gradient,) = torch.autograd.grad(value, sr if given else leaf, retain_graph=given, allow_unused=True)
-    except RuntimeError as error:
-        if "heckpoint" in str(error):
-            raise InputError(
-                f"{name}: its network uses a reentrant checkpoint, which cannot give the gradient to the image alone; "
-                "use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
-            ) from error
-        raise
-    gradient = torch.zeros_like(leaf) if gradient is None else gradient.to(leaf.dtype)
-    return value.detach().to(leaf.dtype), gradient
-
-
-def surrogate(sr: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
-    """A scalar with a given value whose gradient with respect to ``sr`` is a given one.
-
-    Args:
-        sr: on the network's graph.
-        gradient: same shape; taken as a constant, so there are no second derivatives.
-        value: 0-d.
-
-    Returns:
-        0-d tensor: value + (s - s.detach()) with s = sum(sr * gradient).
-    """
-    s = (sr.to(gradient.dtype) * gradient).sum()
-    return value.detach() + (s - s.detach())
+__all__ = ["BalanceState", "GradNormBalancer"]
 
 
 class BalanceState:
@@ -255,54 +151,97 @@ class GradNormBalancer(nn.Module):
 
         Raises:
             InputError: an unknown name, a loss that is not 0-d, or a reentrant checkpoint in a loss.
-            NonFiniteError: a loss or a gradient norm is NaN or infinite, on any rank.
+            NonFiniteError: a loss or a gradient norm is NaN or infinite, on any rank; or a loss raised on another rank.
+        """
+        value, self.terms = self.balance(sr, losses, factors=factors, check=check)
+        return value
+
+    def balance(
+        self,
+        sr: Tensor,
+        losses: Mapping[str, LossTerm],
+        *,
+        factors: Mapping[str, float] | None = None,
+        check: bool = True,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """:meth:`combine` without writing to ``terms``, for callers in several threads; the arguments are the same.
+
+        Returns:
+            The balanced loss, and the terms.
         """
         check_known_keys("losses", losses, self.shares)
         check_known_keys("factors", factors or {}, self.shares)
         shares = {n: s * float((factors or {}).get(n, 1.0)) for n, s in self.shares.items() if n in losses}
         shares = {name: share for name, share in shares.items() if share > 0}
-        self.terms = dict.fromkeys(self.term_names, torch.zeros((), device=sr.device))
+        terms = dict.fromkeys(self.term_names, torch.zeros((), device=sr.device))
         dtype = torch.promote_types(sr.dtype, torch.float32)
         value = torch.zeros((), dtype=dtype, device=sr.device)
         if not (torch.is_grad_enabled() and sr.requires_grad):
             for name, share in shares.items():
                 loss = losses[name]
                 value = value + share * (loss if isinstance(loss, Tensor) else loss(sr)).to(dtype)
-            return value
+            return value, terms
         leaf = sr.detach().to(dtype).requires_grad_()
-        values, gradients = {}, {}
-        for name in shares:
-            # The mean over no images is NaN; a rank without images still has to take part in the collective call.
-            loss = losses[name] if len(sr) else value
-            values[name], gradients[name] = gradient_at(loss, sr, leaf, name)
-        weights = self._weights(shares, self._measure(values, gradients, check))
+        values, gradients, failed = self._differentiate({n: losses[n] for n in shares}, sr, leaf)
+        norms, found = self._measure(values, gradients, check, failed)
+        terms.update(found)
+        weights = self._weights(shares, norms)
         total = torch.zeros_like(leaf, requires_grad=False)
         for name, share in shares.items():
             total.add_(gradients[name], alpha=share * weights[name])
             value = value + share * values[name]
-            self.terms[f"weight_{name}"] = value.new_tensor(weights[name])
-        return surrogate(sr, total, value)
+            terms[f"weight_{name}"] = value.new_tensor(weights[name])
+        return surrogate(sr, total, value), terms
 
-    def _measure(self, values: Mapping[str, Tensor], gradients: Mapping[str, Tensor], check: bool) -> dict[str, float]:
-        """Norms averaged over images and ranks, checked; fills in ``terms``. One device sync for all of them."""
-        names = list(values)
+    @staticmethod
+    def _differentiate(
+        losses: Mapping[str, LossTerm], sr: Tensor, leaf: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Exception | None]:
+        """Values, gradients, and what went wrong where other ranks wait in the collective call that comes next."""
+        values, gradients, failed = {}, {}, None
+        nothing = leaf.new_zeros((), requires_grad=False)
+        for name, loss in losses.items():
+            try:
+                # The mean over no images is NaN; a rank without images still has to take part in the collective call.
+                values[name], gradients[name] = gradient_at(loss if len(sr) else nothing, sr, leaf, name)
+            except Exception as error:
+                if world_size() == 1:
+                    raise
+                failed = failed or error
+                values[name], gradients[name] = nothing * math.nan, torch.zeros_like(leaf, requires_grad=False)
+        return values, gradients, failed
+
+    @staticmethod
+    def _measure(
+        values: Mapping[str, Tensor], gradients: Mapping[str, Tensor], check: bool, failed: Exception | None
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Norms averaged over images and ranks, checked, and the terms made of them. One device sync for all."""
+        names, terms = list(values), {}
         if not names:
-            return {}
+            return {}, {}
         per_image = torch.stack([per_image_norms(gradients[n]) for n in names])
         # A value that is bad on one rank only must stop all of them, or the others wait for ever.
-        bad = torch.stack([~torch.isfinite(values[n]) for n in names]).to(per_image.dtype) * per_image.shape[1]
+        bad = torch.stack([~torch.isfinite(values[n]) for n in names]).to(per_image.dtype)
         means = mean_over_ranks(torch.cat([per_image.sum(1), bad]), per_image.shape[1])
         numbers = means.tolist()
         norms = dict(zip(names, numbers, strict=False))
         for position, name in enumerate(names):
-            self.terms[f"norm_{name}"] = means[position]
+            terms[f"norm_{name}"] = means[position]
             for other in names[position + 1 :]:
-                self.terms[f"cos_{name}_{other}"] = gradient_cosine(gradients[name], gradients[other])
-        for name, wrong in zip(names, numbers[len(names) :], strict=True):
-            if check and (wrong or not math.isfinite(norms[name])):
-                what = "the loss" if wrong else "the norm of its gradient at the SR output"
-                raise NonFiniteError(f"{name}: {what} is NaN or infinite. Stopped before the optimizer step.")
-        return norms
+                terms[f"cos_{name}_{other}"] = gradient_cosine(gradients[name], gradients[other])
+        problems = [
+            f"{name}: {'the loss' if wrong else 'the norm of its gradient at the SR output'} is NaN or infinite"
+            for name, wrong in zip(names, numbers[len(names) :], strict=True)
+            if wrong or not math.isfinite(norms[name])
+        ]
+        # The same on all ranks, so that all of them make this collective call or none.
+        here = bool(bad.any()) or not bool(torch.isfinite(per_image).all())
+        ranks = ranks_where(here, means.device) if check and problems else []
+        if failed is not None:
+            raise failed
+        if check and problems:
+            raise NonFiniteError(f"{problems[0]}{in_words(ranks)}. Stopped before the optimizer step.")
+        return norms, terms
 
     def _weights(self, shares: Mapping[str, float], norms: Mapping[str, float]) -> dict[str, float]:
         """Weights of the losses, after the averages have taken in the new norms."""

@@ -77,6 +77,11 @@ class CropPlan:
         return asdict(self)
 
 
+def _wide(image: Tensor) -> Tensor:
+    """In float32 or wider: antialiased interpolation has no half-precision form on every device."""
+    return image.to(torch.promote_types(image.dtype, torch.float32))
+
+
 def grow(image: Tensor, size: int, policy: str) -> Tensor:
     """Enlarge an image so that both sides are at least ``size``; gradients flow.
 
@@ -86,7 +91,7 @@ def grow(image: Tensor, size: int, policy: str) -> Tensor:
         policy: ``reflect`` or ``resize``.
 
     Returns:
-        The image itself if it is large enough, else (N, C, H', W').
+        The image itself if it is large enough, else (N, C, H', W'); ``resize`` works in float32 or wider.
     """
     height, width = image.shape[-2:]
     if min(height, width) >= size:
@@ -95,7 +100,7 @@ def grow(image: Tensor, size: int, policy: str) -> Tensor:
         # Work in whole pixels: rounding size / min * max keeps the aspect ratio to within a pixel.
         short = min(height, width)
         target = (round(height * size / short), round(width * size / short))
-        return F.interpolate(image, size=target, mode="bicubic", antialias=True, align_corners=False)
+        return F.interpolate(_wide(image), size=target, mode="bicubic", antialias=True, align_corners=False)
     for dim, side in ((2, height), (3, width)):
         if side < size:
             # F.pad(mode="reflect") stops at side - 1; a triangle wave of indices mirrors as often as needed.
@@ -170,7 +175,10 @@ def crop_pairs(
             target = (sr.shape[2] // scale, sr.shape[3] // scale)
             if min(target) < (size or 1):
                 continue
-            a, b = (F.interpolate(i, size=target, mode="bilinear", antialias=True, align_corners=False) for i in (a, b))
+            a, b = (
+                F.interpolate(_wide(i), size=target, mode="bilinear", antialias=True, align_corners=False)
+                for i in (a, b)
+            )
         elif size is not None and min(sr.shape[-2:]) < size:
             if plan.small == "error":
                 raise InputError(

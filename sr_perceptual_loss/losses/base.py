@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from sr_perceptual_loss._checks import InputError, NonFiniteError, as_float, as_int, check_choice, check_pair
+from sr_perceptual_loss._checks import (
+    MINUS_ONE_TO_ONE,
+    RANGE_CHECKED_CALLS,
+    InputError,
+    NonFiniteError,
+    as_float,
+    as_int,
+    check_choice,
+    check_pair,
+    check_range,
+)
+from sr_perceptual_loss.functional.ranks import in_words, ranks_where, world_size
 from sr_perceptual_loss.losses.schedule import Schedule
 
 __all__ = ["PairLoss"]
@@ -17,7 +30,14 @@ __all__ = ["PairLoss"]
 logger = logging.getLogger("sr_perceptual_loss")
 
 REDUCTIONS = ("mean", "sum", "none")
-NONFINITE = ("raise", "skip", "propagate")
+NONFINITE = ("raise", "raise_all", "skip", "propagate")
+#: Under ``skip``; one more is an error.
+SKIPS_IN_A_ROW = 10
+NAMES = {"value": "loss", "gradient": "gradient"}
+STOPPED = " Stopped before the optimizer step."
+
+#: From a checked pair (sr, hr) to values (N,) and terms.
+ValuesOf: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 
 
 class PairLoss(nn.Module, ABC):
@@ -27,9 +47,16 @@ class PairLoss(nn.Module, ABC):
         loss_weight: factor; YAML's ``1e-2`` arrives as a string and is accepted.
         reduction: ``mean`` or ``sum`` over the batch, or ``none``.
         on_nonfinite: a NaN or infinite value or gradient: ``raise`` (default: stop before the optimizer steps, naming
-            this loss), ``skip`` (zero that stays on the graph, one log line), ``propagate`` (no check, no device sync).
+            this loss), ``raise_all`` (see below), ``skip`` (zero that stays on the graph, a log line, and an error
+            after 10 in a row), ``propagate`` (no check, no device sync).
         schedule: a :class:`Schedule` or a mapping of its fields; its factor multiplies the weight, and where it is 0
             nothing is computed. Needs ``step(iteration)``. None is always on.
+
+    ``raise_all`` is for ``torch.distributed``: what stops one rank stops all of them in the same step, with the rank
+    named, by one small collective call in each training call and one in its backward pass. It is not the default,
+    because a rank that calls the loss less often than the others (a rank-local condition, a stage of a pipeline) would
+    then make them wait for ever, while under ``raise`` a launcher such as torchrun ends the other processes as soon as
+    one fails. Without grad it waits for nobody.
     """
 
     def __init__(
@@ -50,6 +77,10 @@ class PairLoss(nn.Module, ABC):
         #: Detached 0-d tensors of the last call: ``loss`` (weighted) and what the subclass adds.
         self.terms: dict[str, Tensor] = {}
         self._iteration: int | None = None
+        #: How many values and gradients were set to zero under ``on_nonfinite="skip"``.
+        self.skipped = 0
+        self._in_a_row = dict.fromkeys(NAMES, 0)
+        self._range_checks_left, self._warned_range = RANGE_CHECKED_CALLS, False
 
     @property
     def label(self) -> str:
@@ -130,22 +161,69 @@ class PairLoss(nn.Module, ABC):
 
         Raises:
             InputError: the pair is not what the documentation says.
-            NonFiniteError: NaN or infinity under ``on_nonfinite="raise"``, here or in the backward pass.
+            NonFiniteError: NaN or infinity under ``on_nonfinite="raise"`` (here or in the backward pass), or more than
+                10 in a row under ``"skip"``.
         """
+        return self._run(sr, hr, self._values)
+
+    # In a compiled training step a loss is one graph break, the same in every step. Traced, it would be about twenty:
+    # checks of values, private generators and remembered references are no graphs.
+    @torch.compiler.disable
+    def _run(self, sr: Tensor, hr: Tensor, values_of: ValuesOf) -> Tensor:
+        """:meth:`_judge`; under ``raise_all`` an error of one rank becomes an error of all."""
+        if self.on_nonfinite != "raise_all" or not (isinstance(sr, Tensor) and torch.is_grad_enabled()):
+            return self._judge(sr, hr, values_of)
+        loss, error = sr, None
+        try:
+            loss = self._judge(sr, hr, values_of)
+        except Exception as problem:
+            error = problem
+        # Validation (no grad) may run on one rank only, so it waits for nobody.
+        ranks = ranks_where(error is not None, sr.device) if sr.requires_grad else []
+        if error is not None:
+            raise error
+        if ranks:
+            raise NonFiniteError(f"{self.label}: it failed{in_words(ranks)}, whose message says why.{STOPPED}")
+        return loss
+
+    def _judge(self, sr: Tensor, hr: Tensor, values_of: ValuesOf) -> Tensor:
         check_pair(sr, hr)
         factor = self.factor
-        if len(sr) == 0:
-            return self._finish(sr.float().sum((1, 2, 3)), {}, factor)
+        # Autograd refuses what inference mode made, such as a teacher's picture.
+        hr = hr.clone() if hr.is_inference() and not torch.is_inference_mode_enabled() else hr
+        # An own node, so that the hook sees the gradient of this loss alone; in float32, so that what a GradScaler
+        # drives to infinity in fp16 is the scaler's to see.
+        own = sr.to(torch.promote_types(sr.dtype, torch.float32)).view_as(sr)
         if factor == 0:
-            # On the graph, and free of what sr holds: 0 * NaN would not be 0.
-            zero = sr[:, :0].to(torch.promote_types(sr.dtype, torch.float32)).sum((1, 2, 3))
-            return self._finish(zero, dict.fromkeys(self.term_names, zero), factor)
-        # An own node, so that the hook sees the gradient of this loss alone.
-        own = sr.view_as(sr)
+            return self._finish(_zeros(own), {}, factor)
         if own.requires_grad and self.on_nonfinite != "propagate":
             own.register_hook(self._check_gradient)
-        values, terms = self._values(own, hr)
-        return self._finish(self._check_values(values, own, hr), terms, factor)
+        terms: dict[str, Tensor] = {}
+        try:
+            values, terms = values_of(own, hr) if len(sr) else self._empty(own, hr)
+            problem = self._problem(values, own, hr)
+        except NonFiniteError as error:
+            if self.on_nonfinite == "propagate" or (isinstance(error, InputError) and self.on_nonfinite != "skip"):
+                raise
+            words = str(error).removesuffix(STOPPED).removesuffix(".")
+            values, problem = _zeros(own), f"{self.label}: {words}; {_cause(own, hr)}."
+        if problem and self.on_nonfinite != "skip":
+            raise NonFiniteError(f"{problem}{STOPPED} Lower the learning rate or the weight.")
+        self._count("value", problem)
+        return self._finish(_zeros(own) if problem else values, terms, factor)
+
+    def _look_at_scale(self, sr: Tensor, hr: Tensor) -> None:
+        """The value scale in the first calls, for losses without a critic, which looks by itself."""
+        if self._range_checks_left <= 0 or torch.compiler.is_compiling():
+            return
+        self._range_checks_left -= 1
+        if check_range(sr, hr) and not self._warned_range:
+            self._warned_range = True
+            warnings.warn(f"{self.label}: {MINUS_ONE_TO_ONE}", stacklevel=4)
+
+    def _empty(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What ``_values`` is for no images: nothing, on the graph. A loss with a collective call makes it here too."""
+        return _zeros(sr), {}
 
     def _finish(self, values: Tensor, terms: dict[str, Tensor], factor: float = 1.0) -> Tensor:
         weight = self.loss_weight * factor
@@ -155,31 +233,57 @@ class PairLoss(nn.Module, ABC):
             loss = weight * values.sum()
         else:
             loss = weight * values.mean()
-        self.terms = {"loss": loss.detach().mean() if len(values) else loss.detach().sum()}
-        self.terms.update({name: value.detach().float().mean() for name, value in terms.items()})
+        shown = {"loss": loss.detach().mean() if len(values) else loss.detach().sum()}
+        if not terms:
+            terms = dict.fromkeys(self.term_names, torch.zeros((), device=loss.device))
+        shown.update({name: value.detach().float().mean() for name, value in terms.items()})
+        # Assigned once: another thread never sees half of it.
+        self.terms = shown
         return loss
 
-    def _check_values(self, values: Tensor, sr: Tensor, hr: Tensor) -> Tensor:
+    def _problem(self, values: Tensor, sr: Tensor, hr: Tensor) -> str:
+        """What is wrong with the values, in words; empty where nothing is, or nobody wants to know."""
         if self.on_nonfinite == "propagate" or bool(torch.isfinite(values).all()):
-            return values
+            return ""
         image = int((~torch.isfinite(values)).nonzero()[0, 0])
-        cause = "both images are finite"
-        if not bool(torch.isfinite(sr.detach()).all()):
-            cause = "sr holds NaN or infinity: the network diverged before this loss"
-        elif not bool(torch.isfinite(hr).all()):
-            cause = "hr holds NaN or infinity: look at the data loader"
         value = float(values[image].detach())
-        message = f"{self.label}: the value of image {image} of the batch is {value:g}; {cause}."
-        if self.on_nonfinite == "raise":
-            raise NonFiniteError(message + " Stopped before the optimizer step; lower the learning rate or the weight.")
-        logger.warning("%s This step's loss is set to zero.", message)
-        return torch.nan_to_num(sr, 0.0, 0.0, 0.0).float().sum((1, 2, 3)) * 0.0
+        here = in_words([torch.distributed.get_rank()]) if world_size() > 1 else ""
+        return f"{self.label}: the value of image {image} of the batch{here} is {value:g}; {_cause(sr, hr)}."
 
     def _check_gradient(self, gradient: Tensor) -> Tensor | None:
-        if bool(torch.isfinite(gradient).all()):
+        fine = torch.isfinite(gradient).all()
+        ranks = ranks_where(~fine, gradient.device) if self.on_nonfinite == "raise_all" else []
+        if bool(fine) and not ranks:
+            self._count("gradient", "")
             return None
-        message = f"{self.label}: its value is finite but its gradient to sr holds NaN or infinity."
-        if self.on_nonfinite == "raise":
-            raise NonFiniteError(message + " Stopped before the optimizer step.")
-        logger.warning("%s This step's gradient is set to zero.", message)
+        message = f"{self.label}: its value is finite but its gradient to sr holds NaN or infinity{in_words(ranks)}."
+        if self.on_nonfinite != "skip":
+            raise NonFiniteError(message + STOPPED)
+        self._count("gradient", message)
         return torch.zeros_like(gradient)
+
+    def _count(self, what: str, problem: str) -> None:
+        """Under ``skip``: log a skipped value or gradient, and stop a run in which nothing else happens any more."""
+        if not problem:
+            self._in_a_row[what] = 0
+            return
+        self.skipped += 1
+        self._in_a_row[what] += 1
+        if self._in_a_row[what] > SKIPS_IN_A_ROW:
+            raise NonFiniteError(
+                f"{problem} It was skipped {SKIPS_IN_A_ROW} times in a row, so nothing is learned.{STOPPED}"
+            )
+        logger.warning("%s This step's %s is set to zero (%d in a row).", problem, NAMES[what], self._in_a_row[what])
+
+
+def _zeros(sr: Tensor) -> Tensor:
+    """(N,) zeros on the graph, free of what ``sr`` holds: 0 * NaN would not be 0."""
+    return sr[:, :0].sum((1, 2, 3))
+
+
+def _cause(sr: Tensor, hr: Tensor) -> str:
+    if not bool(torch.isfinite(sr.detach()).all()):
+        return "sr holds NaN or infinity: the network diverged before this loss"
+    if not bool(torch.isfinite(hr.detach()).all()):
+        return "hr holds NaN or infinity: look at the data loader"
+    return "both images are finite"

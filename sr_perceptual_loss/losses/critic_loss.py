@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -56,7 +57,7 @@ class CriticLoss(PairLoss):
         margin: for ``hinge`` and ``softplus``; 0 means "as good as the reference" for a relative critic.
         temperature: for ``softplus``.
         reduction: ``mean``, ``sum`` or ``none``, over images.
-        on_nonfinite: ``raise``, ``skip`` or ``propagate``.
+        on_nonfinite: ``raise``, ``raise_all`` (ranks agree), ``skip`` or ``propagate``; see :class:`PairLoss`.
         critic_size: ``"full"`` or ``"tiny"`` (tests).
         schedule: ``start``, ``ramp``, ``end``, ``every`` in global iterations; see :class:`Schedule`.
         precision: ``fp32`` (default: the critic's own), or ``bf16``: the critic computes in bfloat16 autocast, which
@@ -92,7 +93,6 @@ class CriticLoss(PairLoss):
         self.temperature = as_float("temperature", temperature, minimum=1e-6)
         self.crops = CropPlan.of(crops)
         self.target_cache = None if target_cache is None else TargetCache(target_cache)
-        self._target_key: Sequence[Hashable] | None = None
         # The cheap checks are done: now the heavy part.
         self.frozen = FrozenCritic(critic, weights=weights, critic_size=critic_size, precision=precision)
         self._crop_size = self._check_crop_size()
@@ -120,11 +120,11 @@ class CriticLoss(PairLoss):
 
     def scores(self, sr: Tensor, hr: Tensor) -> Tensor | None:
         """Scores for an onlooker, as in :meth:`PairLoss.scores`; the boxes of the next call stay what they were."""
-        state = self._generator.get_state()
-        try:
-            return super().scores(sr, hr)
-        finally:
-            self._generator.set_state(state)
+        boxes = torch.Generator()
+        boxes.set_state(self._generator.get_state())
+        with torch.no_grad():
+            score = self._values(sr.detach(), hr.detach(), boxes=boxes)[1]["score"]
+        return score.float().reshape(-1, len(sr)).mean(0)
 
     def forward(self, sr: Tensor, hr: Tensor, *, target_key: Sequence[Hashable] | None = None) -> Tensor:
         """The loss of a batch; see :meth:`PairLoss.forward`.
@@ -145,11 +145,8 @@ class CriticLoss(PairLoss):
         """
         if target_key is not None:
             self._check_target_key(sr)
-        self._target_key = target_key
-        try:
-            return super().forward(sr, hr)
-        finally:
-            self._target_key = None
+        # Handed on, not kept: another thread may call this loss with other keys.
+        return self._run(sr, hr, partial(self._values, target_key=target_key))
 
     def _check_target_key(self, sr: Tensor) -> None:
         if self.target_cache is None:
@@ -169,24 +166,33 @@ class CriticLoss(PairLoss):
         rule.check(size, size, self.critic.card.name)
         return size
 
-    def _values(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _values(
+        self,
+        sr: Tensor,
+        hr: Tensor,
+        *,
+        target_key: Sequence[Hashable] | None = None,
+        boxes: torch.Generator | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        boxes = boxes or self._generator
         if self._iteration is not None:
-            # The same boxes whether or not the run was interrupted before this iteration.
-            self._generator.manual_seed(self.crops.seed * 1_000_003 + self._iteration)
-        pairs = enumerate(crop_pairs(sr, hr, self.crops, self._crop_size, self._generator))
-        scores = [self.frozen.score(a, b, target_features=self._target(b, number)) for number, (a, b) in pairs]
+            # The same boxes whether or not the run was interrupted before this iteration; an own generator, so that
+            # another thread cannot draw from it.
+            boxes = torch.Generator().manual_seed(self.crops.seed * 1_000_003 + self._iteration)
+        pairs = enumerate(crop_pairs(sr, hr, self.crops, self._crop_size, boxes))
+        scores = [self.frozen.score(a, b, target_features=self._target(b, i, target_key)) for i, (a, b) in pairs]
         stacked = torch.stack(scores)
         terms = {"score": stacked}
         if self.critic.card.relative:
             terms["over_gt_rate"] = (stacked.detach() > 0).float()
         return apply_form(stacked, self.form, self.margin, self.temperature).mean(0), terms
 
-    def _target(self, hr: Tensor, crop: int) -> TargetFeatures | None:
+    def _target(self, hr: Tensor, crop: int, names: Sequence[Hashable] | None) -> TargetFeatures | None:
         """Features from the cache; None where there is no cache, so that the frozen critic finds or makes them."""
         cache = self.target_cache
         if cache is None or len(hr) == 0:
             return None
-        keys = None if self._target_key is None else [(key, crop) for key in self._target_key]
+        keys = None if names is None else [(key, crop) for key in names]
         # Past the memo, which would hold the same features a second time.
         return cache.features(hr, self.frozen.target_digest(), self.frozen.form.encode_target, keys)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,29 +36,37 @@ class ScoringForm:
         self.critic, self.precision = critic, precision
         #: Another object whenever the form or its weights are others; the form may be the critic itself.
         self.generation = object()
-        self._form: Critic | None = None
-        self._stamp: tuple[object, ...] = ()
+        # (stamp, form), replaced as a whole: threads that share a loss make one form, and never see half of it.
+        self._made: tuple[tuple[object, ...], Critic] | None = None
+        self._lock = threading.RLock()
         self._digest: str | None = None
         # The dicts stay, whatever is put into them; walking the module tree in every step would cost milliseconds.
         self._tables = [table for module in critic.modules() for table in (module._parameters, module._buffers)]
 
     def get(self) -> Critic:
         """The form for the weights as they are now."""
-        if self._form is not None and torch.compiler.is_compiling():
-            return self._form
-        stamp = self._now()
-        if self._form is None or stamp != self._stamp:
-            # Freed before the new one is made.
-            self.forget()
-            # What inference mode makes could not be used in training.
-            with torch.inference_mode(False):
-                self._form, self._stamp = self._make(), stamp
-        return self._form
+        made = self._made
+        if made is not None and (torch.compiler.is_compiling() or made[0] == self._now()):
+            return made[1]
+        with self._lock:
+            stamp, made = self._now(), self._made
+            if made is None or made[0] != stamp:
+                # Freed before the new one is made.
+                made = None
+                self.forget()
+                # What inference mode makes could not be used in training; autocast would round the folded weights.
+                first = next(self.critic.parameters(), None)
+                kind = "cpu" if first is None else first.device.type
+                with torch.inference_mode(False), torch.autocast(device_type=kind, enabled=False):
+                    made = (stamp, self._make())
+                self._made = made
+            return made[1]
 
     def forget(self) -> None:
         """Make a new one at the next call."""
-        self._form = self._digest = None
-        self.generation = object()
+        with self._lock:
+            self._made = self._digest = None
+            self.generation = object()
 
     def digest(self) -> str:
         """What features made by the form depend on: weights, kernels, precision."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sr_perceptual_loss._checks import InputError, as_float, as_int, check_choice, check_known_keys, check_pair
+from sr_perceptual_loss.functional.ranks import world_size
 from sr_perceptual_loss.losses.base import PairLoss
 from sr_perceptual_loss.losses.guard_measures import FIDELITY, appearance, fidelity, mean_over_ranks, opinions
 
@@ -167,13 +168,17 @@ class HackingGuard:
             HackingError: an alarm under ``action="stop"``.
         """
         alarms: list[Alarm] = []
-        if self.due(iteration) and len(sr):
+        if self.due(iteration) and (len(sr) or world_size() > 1):
             a, b = sr[: self.images].detach(), hr[: self.images].detach()
+            if len(sr) == 0:
+                # The other ranks wait for this one: a black picture stands in, and counts nothing.
+                a = b = sr.detach().new_zeros((1, *sr.shape[1:]))
             scores = {name: score for name, loss in losses.items() if (score := loss.scores(a, b)) is not None}
             ceilings = {name: losses[name].scores(b, b) for name in scores}
             heights = {name: losses[name].schedule.height(iteration) for name in scores}
             known = {measure for loss in losses.values() for measure in loss.optimises}
-            alarms = self.check(iteration, a, b, scores, ceilings, heights=heights, skip=known)
+            weight = float(len(sr) > 0)
+            alarms = self.check(iteration, a, b, scores, ceilings, heights=heights, skip=known, weight=weight)
         self.restrain(losses)
         return alarms
 
@@ -193,6 +198,7 @@ class HackingGuard:
         *,
         heights: Mapping[str, float] | None = None,
         skip: Sequence[str] | set[str] = (),
+        weight: float = 1.0,
     ) -> list[Alarm]:
         """One check, whatever the iteration; the form for losses that are not of this package.
 
@@ -204,6 +210,7 @@ class HackingGuard:
             gt_scores: name -> (N,) scores of (hr, hr); 0 for a relative critic. Without them there is no ``over_gt``.
             heights: name -> where on its ramp the weight is, in [0, 1]; at 0 the loss cannot be at fault.
             skip: measures that are in the loss.
+            weight: of this rank in the means over ranks.
 
         Returns:
             New alarms. A check that meets NaN or infinity is left out; the losses will say so themselves.
@@ -218,7 +225,8 @@ class HackingGuard:
         found = {name: -gain for name, (_, gain) in faithful.items()}
         found |= {f"value {name}": value for name, (value, _) in faithful.items()}
         found |= appearance(x, y, self.periods) | opinions(scores, gt_scores or {})
-        found = mean_over_ranks(found, sr.device)
+        found["value overshoot"] = float(((x < 0) | (x > 1)).float().mean())
+        found = mean_over_ranks(found, sr.device, weight)
         if not all(math.isfinite(value) for value in found.values()):
             return []
         self._checks += 1
@@ -239,6 +247,7 @@ class HackingGuard:
     @staticmethod
     def _shown(found: Mapping[str, float]) -> dict[str, float]:
         shown = {name: found[f"value {name}"] for name in FIDELITY if name in found}
+        shown["overshoot"] = found["value overshoot"]
         shown["hf"] = 2.0 ** (found["hf_over"] - found["hf_under"])
         shown["grid"] = max((v for k, v in found.items() if k.startswith("period_")), default=0.0)
         shown["over_gt"] = max((v for k, v in found.items() if k.startswith("over_gt ")), default=0.0)
@@ -331,10 +340,11 @@ class HackingGuard:
 
         Returns:
             ``guard_psnr``, ``guard_ssim``, ``guard_haarpsi`` (but those in ``skip``), ``guard_hf`` (ratio to the GT),
-            ``guard_grid`` (8-bit levels), ``guard_over_gt`` (share), ``guard_alarm`` (1 during an episode), and for
-            ``halve`` ``guard_weight`` (smallest multiplier of a loss).
+            ``guard_grid`` (8-bit levels), ``guard_over_gt`` (share), ``guard_overshoot`` (share of the values of the
+            output outside of [0, 1]), ``guard_alarm`` (1 during an episode), and for ``halve`` ``guard_weight``
+            (smallest multiplier of a loss).
         """
-        shown = [*(name for name in FIDELITY if name not in self.skip), "hf", "grid", "over_gt"]
+        shown = [*(name for name in FIDELITY if name not in self.skip), "hf", "grid", "over_gt", "overshoot"]
         found = {f"guard_{key}": self.values.get(key, 0.0) for key in shown}
         if self.action == "halve":
             found["guard_weight"] = min(self._multipliers.values(), default=1.0)

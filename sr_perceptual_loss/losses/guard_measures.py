@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sr_perceptual_loss.critics.haarpsi import haarpsi
+from sr_perceptual_loss.functional.ranks import world_size
 from sr_perceptual_loss.functional.spectrum import high_frequency_ratio, periodic_excess
 from sr_perceptual_loss.functional.ssim import ssim
 
@@ -104,19 +105,20 @@ def opinions(scores: Mapping[str, Tensor], gt_scores: Mapping[str, Tensor | None
     return found
 
 
-def mean_over_ranks(values: dict[str, float], device: torch.device) -> dict[str, float]:
+def mean_over_ranks(values: dict[str, float], device: torch.device, weight: float = 1.0) -> dict[str, float]:
     """The same numbers, so the same decision, on every rank; all ranks check in the same iteration.
 
     Args:
         values: numbers by name, the same names on every rank.
         device: where the process group works.
+        weight: of this rank; 0 where it saw nothing.
 
     Returns:
-        Their means; the argument itself where nothing is distributed.
+        Their weighted means; the argument itself where nothing is distributed.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if world_size() == 1:
         return values
-    total = torch.tensor([values[key] for key in sorted(values)], dtype=torch.float32, device=device)
+    names = sorted(values)
+    total = torch.tensor([*(weight * values[name] for name in names), weight], dtype=torch.float32, device=device)
     torch.distributed.all_reduce(total)
-    total /= torch.distributed.get_world_size()
-    return dict(zip(sorted(values), total.tolist(), strict=True))
+    return dict(zip(names, (total[:-1] / total[-1]).tolist(), strict=True))

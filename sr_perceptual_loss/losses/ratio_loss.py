@@ -7,6 +7,7 @@ does not reproduce the paper's Table 2.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,11 +18,12 @@ from torch import Tensor
 
 from sr_perceptual_loss._checks import InputError, NonFiniteError, as_float, as_int, check_choice
 from sr_perceptual_loss.critics.base import Critic
-from sr_perceptual_loss.functional.balance import GradNormBalancer, mean_over_ranks
+from sr_perceptual_loss.functional.balance import GradNormBalancer
 from sr_perceptual_loss.functional.crops import CropPlan
 from sr_perceptual_loss.functional.eq12 import EQ12_SIGNS, check_eq12_weights, eq12
+from sr_perceptual_loss.functional.ranks import in_words, mean_over_ranks, ranks_where, world_size
 from sr_perceptual_loss.functional.ssim import ssim
-from sr_perceptual_loss.losses.base import PairLoss, logger
+from sr_perceptual_loss.losses.base import PairLoss
 from sr_perceptual_loss.losses.critic_loss import CriticLoss
 from sr_perceptual_loss.losses.schedule import Schedule
 
@@ -91,7 +93,7 @@ class SSIMPerceptualRatioLoss(PairLoss):
         form: ``linear``, ``hinge`` or ``softplus``, as in :class:`CriticLoss`.
         margin: for ``hinge`` and ``softplus``.
         temperature: for ``softplus``.
-        on_nonfinite: ``raise``, ``skip`` or ``propagate``.
+        on_nonfinite: ``raise``, ``raise_all`` (ranks agree), ``skip`` or ``propagate``; see :class:`PairLoss`.
         critic_size: ``"full"`` or ``"tiny"`` (tests).
         schedule: of the whole loss; a guard that restrains it acts on the critic's share alone (except ``eq12``).
         precision: of the critic, ``fp32`` or ``bf16``, as in :class:`CriticLoss`.
@@ -237,25 +239,25 @@ class SSIMPerceptualRatioLoss(PairLoss):
     def _values(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """One value for the batch, as (1,): the balance has no per-image form."""
         hr = hr.detach()
-        hr = hr.clone() if hr.is_inference() and not torch.is_inference_mode_enabled() else hr
+        if not self.beta and len(sr):
+            self._look_at_scale(sr, hr)
         terms = dict.fromkeys(self.term_names, torch.zeros((), device=sr.device))
-        try:
-            combine = self._grad_norm if self.loss_balance == "grad_norm" else self._fixed
-            value = combine(sr, hr, terms)
-        except NonFiniteError as error:
-            broken = [
-                name for name, image in (("sr", sr), ("hr", hr)) if not bool(torch.isfinite(image.detach()).all())
-            ]
-            message = f"{self.label}: {error} NaN or infinity in {' and '.join(broken) or 'neither image'}."
-            if self.on_nonfinite == "raise":
-                raise NonFiniteError(message) from None
-            logger.warning("%s This step's loss is set to zero.", message)
-            return torch.nan_to_num(sr, 0.0, 0.0, 0.0).float().sum().view(1) * 0.0, terms
-        if self.pixel_weight:
+        combine = self._grad_norm if self.loss_balance == "grad_norm" else self._fixed
+        value = combine(sr, hr, terms)
+        if self.pixel_weight and len(sr):
             pixel = -_l1(*self._wide(sr, hr)).mean()
             terms["pixel_loss"] = pixel
             value = value + self.pixel_weight * pixel
         return value.view(1), terms
+
+    def _empty(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """No images: nothing, except that the norms of the other ranks have to be waited for."""
+        return self._values(sr, hr) if self._collective(sr) else super()._empty(sr, hr)
+
+    def _collective(self, sr: Tensor) -> bool:
+        """Whether this call averages over ranks: validation may run on one rank only, so it must not wait."""
+        averages = self.loss_balance in ("grad_norm", "loss_norm") and world_size() > 1
+        return averages and sr.requires_grad and torch.is_grad_enabled()
 
     @staticmethod
     def _wide(sr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
@@ -275,14 +277,14 @@ class SSIMPerceptualRatioLoss(PairLoss):
 
     def _perceptual_loss(self, sr: Tensor, hr: Tensor, terms: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """L_P, and its values (N,)."""
-        values = self.perceptual(sr, hr)
+        values, found = self.perceptual._values(sr, hr)
         loss = values.mean()
-        terms.update({name: self.perceptual.terms[name] for name in self.perceptual.term_names})
+        terms.update({name: found[name].detach() for name in self.perceptual.term_names})
         terms["perceptual_loss"] = loss.detach()
         return loss, values
 
     def _grad_norm(self, sr: Tensor, hr: Tensor, terms: dict[str, Tensor]) -> Tensor:
-        value = self.balancer.combine(
+        value, found = self.balancer.balance(
             sr,
             {
                 "distortion": lambda image: self._distortion_loss(image, hr, terms)[0],
@@ -291,7 +293,6 @@ class SSIMPerceptualRatioLoss(PairLoss):
             factors={"perceptual": self._critic_factor},
             check=self.on_nonfinite != "propagate",
         )
-        found = self.balancer.terms
         terms.update({f"{part}_norm": found[f"norm_{part}"] for part in ("distortion", "perceptual")})
         terms.update({"lambda": found["weight_perceptual"], "cosine": found["cos_distortion_perceptual"]})
         return value
@@ -303,9 +304,20 @@ class SSIMPerceptualRatioLoss(PairLoss):
         beta = self.beta if ratio else self.beta * self._critic_factor
         # Zeros that stay on the graph, whatever sr holds.
         none = self._wide(sr, hr)[0][:, :0].sum((1, 2, 3))
-        loss_d, scores = self._distortion_loss(sr, hr, terms) if self.alpha or ratio else (none.mean(), none)
-        loss_p, values = self._perceptual_loss(sr, hr, terms) if beta or ratio else (none.mean(), none)
-        self._check_parts(loss_d, loss_p)
+        loss_d = loss_p = none.sum()
+        scores = values = none
+        failed: Exception | None = None
+        try:
+            if len(sr) and (self.alpha or ratio):
+                loss_d, scores = self._distortion_loss(sr, hr, terms)
+            if len(sr) and (beta or ratio):
+                loss_p, values = self._perceptual_loss(sr, hr, terms)
+            self._check_parts(loss_d, loss_p)
+        except Exception as error:
+            if not self._collective(sr):
+                raise
+            # The other ranks wait in the collective call: first that, then the error.
+            failed = error
         if ratio:
             return eq12(
                 scores.mean(),
@@ -319,7 +331,7 @@ class SSIMPerceptualRatioLoss(PairLoss):
         if self.loss_balance == "weighted_sum":
             terms["lambda"] = torch.ones((), device=sr.device)
             return self.alpha * loss_d + beta * loss_p
-        size_d, size_p = self._magnitudes(scores.detach(), values.detach(), beta, shared=sr.requires_grad)
+        size_d, size_p = self._magnitudes(scores.detach(), values.detach(), beta, failed, shared=self._collective(sr))
         terms["lambda"] = size_d / size_p
         return self.alpha * loss_d / size_d + beta * loss_p / size_p
 
@@ -329,16 +341,25 @@ class SSIMPerceptualRatioLoss(PairLoss):
         finite = torch.isfinite(torch.stack([distortion.detach(), perceptual.detach().to(distortion)])).tolist()
         for part, fine in zip(("distortion", "perceptual"), finite, strict=True):
             if not fine:
-                raise NonFiniteError(f"{part}: the loss is NaN or infinite. Stopped before the optimizer step.")
+                raise NonFiniteError(f"{part}: the loss is NaN or infinite.")
 
-    def _magnitudes(self, scores: Tensor, values: Tensor, beta: float, *, shared: bool) -> tuple[Tensor, Tensor]:
-        """Batch means of absolute scores, at least ``denom_floor``; over all ranks while training."""
+    def _magnitudes(
+        self, scores: Tensor, values: Tensor, beta: float, failed: Exception | None, *, shared: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Batch means of absolute scores, at least ``denom_floor``; over all ranks if ``shared``."""
         sums = torch.stack([scores.abs().sum(), values.abs().sum().to(scores)])
-        # Validation may run on one rank only, so it must not wait for the others.
-        training = shared and torch.is_grad_enabled()
-        means = mean_over_ranks(sums, len(scores)) if training else sums / len(scores)
-        sides = (("distortion", self.alpha, means[0]), ("critic", beta, means[1]))
-        small = [f"{name} {float(mean):.3g}" for name, share, mean in sides if share and mean < self.denom_floor]
+        if failed is not None:
+            sums = torch.full_like(sums, torch.nan)
+        means = mean_over_ranks(sums, len(scores)) if shared else sums / len(scores)
+        numbers = means.tolist()
+        if not all(math.isfinite(number) for number in numbers) and self.on_nonfinite != "propagate":
+            ranks = ranks_where(not bool(torch.isfinite(sums).all()), sums.device) if shared else []
+            if failed is None:
+                raise NonFiniteError(f"loss_norm: the mean absolute scores are not finite{in_words(ranks)}.")
+        if failed is not None:
+            raise failed
+        sides = (("distortion", self.alpha, numbers[0]), ("critic", beta, numbers[1]))
+        small = [f"{name} {mean:.3g}" for name, share, mean in sides if share and mean < self.denom_floor]
         if small and not self._warned_floor:
             self._warned_floor = True
             warnings.warn(

@@ -22,7 +22,7 @@ class SSIMLoss(PairLoss):
         window: side of the Gaussian window.
         sigma: its standard deviation in pixels.
         reduction: ``mean``, ``sum`` or ``none``.
-        on_nonfinite: ``raise``, ``skip`` or ``propagate``.
+        on_nonfinite: ``raise``, ``raise_all`` (ranks agree), ``skip`` or ``propagate``; see :class:`PairLoss`.
         schedule: ``start``, ``ramp``, ``end``, ``every`` in global iterations; see :class:`Schedule`.
     """
 
@@ -46,5 +46,6 @@ class SSIMLoss(PairLoss):
         return ("ssim",)
 
     def _values(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        self._look_at_scale(sr, hr)
         score = ssim(sr, hr.detach(), window=self.window, sigma=self.sigma)
         return 1 - score, {"score": score}

@@ -6,10 +6,11 @@ Neither can give features of another picture: the memo looks at the memory itsel
 from __future__ import annotations
 
 import hashlib
+import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +24,23 @@ __all__ = ["TargetCache", "TargetMemo", "image_digests"]
 MEGABYTE = 2**20
 
 Encode = Callable[[Tensor], TargetFeatures]
+
+
+class Kept(NamedTuple):
+    """What a memo remembers."""
+
+    owner: object
+    view: tuple[object, ...]
+    storage: weakref.ref[Any]
+    values: Tensor | None
+    features: TargetFeatures
+
+    def shows(self, hr: Tensor) -> bool:
+        """Whether ``hr`` looks at the same memory with the same values."""
+        storage = self.storage()
+        if storage is None or storage is not hr.untyped_storage():
+            return False
+        return self.values is None or torch.equal(self.values, hr)
 
 
 class TargetMemo:
@@ -40,13 +58,8 @@ class TargetMemo:
 
     def __init__(self) -> None:
         self.hits, self.misses = 0, 0
-        self._clear()
-
-    def _clear(self) -> None:
-        self._storage: weakref.ref[Any] | None = None
-        self._view: tuple[object, ...] = ()
-        self._values: Tensor | None = None
-        self._features: TargetFeatures | None = None
+        # Replaced as a whole and read once per call: another thread may keep something else in between.
+        self._kept: Kept | None = None
 
     def features(self, hr: Tensor, owner: object, encode: Encode) -> TargetFeatures:
         """``encode(hr)``, computed or remembered.
@@ -62,37 +75,29 @@ class TargetMemo:
         if torch.is_inference_mode_enabled() or hr.is_inference() or hr.device.type == "meta":
             # Such tensors count no changes, and features made there cannot be used in training.
             return encode(hr)
-        view = (owner, hr._version, hr.storage_offset(), hr.shape, hr.stride(), hr.dtype)
-        if self._features is not None and self._matches(hr, view):
+        view = (hr._version, hr.storage_offset(), hr.shape, hr.stride(), hr.dtype)
+        kept = self._kept
+        if kept is not None and kept.owner is owner and kept.view == view and kept.shows(hr):
             self.hits += 1
-            return self._features
+            return kept.features
         self.misses += 1
         # Freed before the new ones are made.
-        self._clear()
+        self._kept = kept = None
         features = encode(hr)
         if not any(feature.requires_grad for feature in features):
-            self._keep(hr, view, features)
+            self._kept = self._keep(hr, owner, view, features)
         return features
 
-    def _matches(self, hr: Tensor, view: tuple[object, ...]) -> bool:
-        storage = None if self._storage is None else self._storage()
-        if storage is None or storage is not hr.untyped_storage():
-            return False
-        if view[0] is not self._view[0] or view[1:] != self._view[1:]:
-            return False
-        return self._values is None or torch.equal(self._values, hr)
-
-    def _keep(self, hr: Tensor, view: tuple[object, ...], features: TargetFeatures) -> None:
+    def _keep(self, hr: Tensor, owner: object, view: tuple[object, ...], features: TargetFeatures) -> Kept:
         memo = weakref.ref(self)
 
         def forget(dead: object) -> None:
             this = memo()
-            if this is not None and this._storage is dead:
-                this._clear()
+            if this is not None and this._kept is not None and this._kept.storage is dead:
+                this._kept = None
 
-        self._storage = weakref.ref(hr.untyped_storage(), forget)
-        self._view, self._features = view, features
-        self._values = hr.detach().clone() if hr.device.type == "cpu" else None
+        values = hr.detach().clone() if hr.device.type == "cpu" else None
+        return Kept(owner, view, weakref.ref(hr.untyped_storage(), forget), values, features)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return type(self)()
@@ -130,6 +135,8 @@ class TargetCache:
             raise InputError("target_cache: got 0, expected a limit in MB; leave it out (null) for no cache.")
         self.hits, self.misses, self.bytes = 0, 0, 0
         self._entries: OrderedDict[Hashable, TargetFeatures] = OrderedDict()
+        # Not held while features are computed.
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -157,12 +164,13 @@ class TargetCache:
         contents: Sequence[Hashable] = image_digests(hr) if keys is None else keys
         common = (owner, keys is None, tuple(hr.shape[1:]), hr.dtype, hr.device)
         names: list[Hashable] = [(common, content) for content in contents]
-        found = {name: self._entries[name] for name in names if name in self._entries}
-        for name in found:
-            self._entries.move_to_end(name)
-        missing = list(dict.fromkeys(name for name in names if name not in found))
-        self.misses += len(missing)
-        self.hits += len(names) - len(missing)
+        with self._lock:
+            found = {name: self._entries[name] for name in names if name in self._entries}
+            for name in found:
+                self._entries.move_to_end(name)
+            missing = list(dict.fromkeys(name for name in names if name not in found))
+            self.misses += len(missing)
+            self.hits += len(names) - len(missing)
         if missing:
             places = [names.index(name) for name in missing]
             whole = len(places) == len(hr)
@@ -191,19 +199,24 @@ class TargetCache:
         # What a graph or inference mode made is of no use in another step.
         if size > limit or any(feature.requires_grad or feature.is_inference() for feature in features):
             return
-        while self._entries and self.bytes + size > limit:
-            self._drop(next(iter(self._entries)))
         # A slice would keep the whole batch.
-        self._entries[name] = tuple(feature.clone() for feature in features)
-        self.bytes += size
+        own = tuple(feature.clone() for feature in features)
+        with self._lock:
+            if name in self._entries:  # another thread was faster
+                return
+            while self._entries and self.bytes + size > limit:
+                self._drop(next(iter(self._entries)))
+            self._entries[name] = own
+            self.bytes += size
 
     def _drop(self, name: Hashable) -> None:
         self.bytes -= sum(feature.numel() * feature.element_size() for feature in self._entries.pop(name))
 
     def clear(self) -> None:
         """Forget all features; the counters stay."""
-        self._entries.clear()
-        self.bytes = 0
+        with self._lock:
+            self._entries.clear()
+            self.bytes = 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return type(self)(self.megabytes)

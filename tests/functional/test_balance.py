@@ -10,14 +10,9 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from sr_perceptual_loss._checks import InputError, NonFiniteError
-from sr_perceptual_loss.functional.balance import (
-    BalanceState,
-    GradNormBalancer,
-    gradient_cosine,
-    mean_over_ranks,
-    per_image_norms,
-    surrogate,
-)
+from sr_perceptual_loss.functional.balance import BalanceState, GradNormBalancer
+from sr_perceptual_loss.functional.gradients import gradient_cosine, per_image_norms, surrogate
+from sr_perceptual_loss.functional.ranks import mean_over_ranks
 
 
 def images(n=3, seed=0, dtype=torch.float64):
@@ -119,7 +114,7 @@ def test_values_already_computed_work_like_functions():
     torch.testing.assert_close(*found)
 
 
-def test_a_loss_that_does_not_take_part():
+def test_r64_a_loss_that_does_not_take_part():
     calls = []
 
     def color(x):
@@ -149,7 +144,7 @@ def test_debiased_average_by_hand():
         BalanceState(1.0)
 
 
-def test_state_round_trip_continues_exactly():
+def test_r36_r40_state_round_trip_continues_exactly():
     losses = {n: LOSSES[n] for n in ("pixel", "texture")}
     first, second = (GradNormBalancer({"pixel": 1, "texture": 1}) for _ in range(2))
     for seed in range(3):
@@ -166,7 +161,7 @@ def test_state_round_trip_continues_exactly():
         GradNormBalancer({"l1": 1, "texture": 1}).load_state_dict(first.state_dict())
 
 
-def test_averages_advance_once_per_iteration():
+def test_r31_r64_r78_averages_advance_once_per_iteration():
     losses = {n: LOSSES[n] for n in ("pixel", "texture")}
     plain, told = (GradNormBalancer({"pixel": 1, "texture": 1}) for _ in range(2))
     for iteration, seeds in enumerate(((0, 1, 2), (3, 4))):
@@ -178,7 +173,7 @@ def test_averages_advance_once_per_iteration():
     assert plain.get_extra_state()["pixel"][1] == 2
 
 
-def test_a_vanished_loss_keeps_its_last_weight_and_warns_once():
+def test_r63_a_vanished_loss_keeps_its_last_weight_and_warns_once():
     x = images()
     dead = {"pixel": LOSSES["pixel"], "texture": lambda x: 0 * x.sum()}
     balancer = GradNormBalancer({"pixel": 1, "texture": 1}, max_weight=77)
@@ -195,7 +190,7 @@ def test_a_vanished_loss_keeps_its_last_weight_and_warns_once():
     assert float(balancer.terms["weight_texture"]) == pytest.approx(before)
 
 
-def test_a_vanished_reference_does_not_stop_the_others():
+def test_r63_a_vanished_reference_does_not_stop_the_others():
     x = images()
     dead = {"pixel": lambda x: 0 * x.sum(), "texture": LOSSES["texture"]}
     own = gradient(LOSSES["texture"](x), x)
@@ -217,7 +212,7 @@ def test_a_loss_detached_from_the_image_counts_as_vanished():
     torch.testing.assert_close(gradient(loss, x), 0.5 * gradient(LOSSES["pixel"](x), x))
 
 
-def test_the_weight_limit_is_said():
+def test_r62_r63_the_weight_limit_is_said():
     x = images()
     balancer = GradNormBalancer({"pixel": 1, "color": 1}, max_weight=2)
     with pytest.warns(UserWarning, match="weight of 'color'.*max_weight"):
@@ -230,7 +225,7 @@ def test_the_weight_limit_is_said():
     (lambda x: x.sum() * float("inf"), "texture: the loss"),
     (lambda x: (0 * (x * 0).sum()).sqrt(), "texture: the norm of its gradient"),
 ])  # fmt: skip
-def test_what_is_not_finite_stops_by_name_and_leaves_the_averages(bad, what):
+def test_r06_what_is_not_finite_stops_by_name_and_leaves_the_averages(bad, what):
     x, balancer = images(), GradNormBalancer({"pixel": 1, "texture": 1})
     losses = {n: LOSSES[n] for n in ("pixel", "texture")}
     balancer(x, losses)
@@ -255,7 +250,7 @@ def test_what_is_refused():
         balancer(x, {"pixel": lambda x: x.mean((1, 2, 3))})
 
 
-def test_checkpoints_inside_a_loss():
+def test_r32_checkpoints_inside_a_loss():
     layer = torch.nn.Conv2d(3, 2, 3).double()
 
     def loss(reentrant):
@@ -268,7 +263,7 @@ def test_checkpoints_inside_a_loss():
         GradNormBalancer({"a": 1})(x, {"a": loss(True)})
 
 
-def test_half_precision_images_are_balanced_in_single_precision():
+def test_r19_half_precision_images_are_balanced_in_single_precision():
     x = images(dtype=torch.float32).detach().bfloat16().requires_grad_()
     seen = []
     loss = GradNormBalancer({"pixel": 1})(x, {"pixel": lambda x: seen.append(x.dtype) or LOSSES["pixel"](x)})
@@ -276,7 +271,7 @@ def test_half_precision_images_are_balanced_in_single_precision():
     assert gradient(loss, x).dtype == torch.bfloat16
 
 
-def test_no_images():
+def test_r15_no_images():
     x = torch.zeros(0, 3, 4, 4, requires_grad=True)
     loss = GradNormBalancer({"pixel": 1, "texture": 1}).eval()
     with pytest.warns(UserWarning, match="vanished"):

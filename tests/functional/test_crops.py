@@ -38,7 +38,7 @@ def test_random_boxes_differ_between_images_and_reach_every_corner():
     assert min(seen.values()) > 0.8 * 6000 / 6
 
 
-def test_private_generator_repeats_and_leaves_the_global_one():
+def test_r42_private_generator_repeats_and_leaves_the_global_one():
     image = probe(40, 60)
     before = torch.get_rng_state()
     first, second = (cut(image, image, CropPlan(count=4), 16, seed=3) for _ in range(2))
@@ -73,7 +73,7 @@ def test_scales_halve_both_images_and_small_scales_are_left_out():
         cut(image, image, CropPlan(scales=(2, 4)), 60)
 
 
-def test_small_patches_follow_the_policy():
+def test_r13_small_patches_follow_the_policy():
     image = torch.rand(1, 3, 12, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with pytest.raises(InputError, match=r"got 12x30 patches, the crop needs 32x32. Set gt_size: 32"):
         cut(image, image, CropPlan(), 32)

@@ -31,7 +31,7 @@ def test_value_and_gradients_are_those_of_the_closed_form(s, q, alpha, beta):
 
 
 @pytest.mark.parametrize("weight", [0.5, 0.1, 3.0])
-def test_equal_weights_are_refused_and_have_no_gradient(weight):
+def test_r61_equal_weights_are_refused_and_have_no_gradient(weight):
     with pytest.raises(InputError, match=r"identically zero.*grad_norm"):
         eq12(*scores(0.7, 3.0), weight, weight)
     with pytest.raises(InputError, match="identically zero"):
@@ -75,7 +75,7 @@ def test_the_allowed_equal_case_still_says_what_is_wrong():
     (0.7, 0.0, InputError, "S = 0.7, Q = 0:"),
     (-0.3, 0.3, FloatingPointError, "pole"),
 ])  # fmt: skip
-def test_scores_for_which_the_ratio_means_nothing(s, q, error, words):
+def test_r62_scores_for_which_the_ratio_means_nothing(s, q, error, words):
     good = torch.tensor([0.5, s], dtype=torch.float64), torch.tensor([3.0, q], dtype=torch.float64)
     with pytest.raises(error, match=words):
         eq12(*good, 0.9, 0.1)

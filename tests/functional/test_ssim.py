@@ -27,7 +27,7 @@ def test_golden_values_and_gradients(height, width):
     assert np.abs(picked - expected).max() <= 1e-12 * np.abs(expected).max() + 1e-18
 
 
-def test_in_half_precision_and_autocast_it_computes_in_float32():
+def test_r19_r20_in_half_precision_and_autocast_it_computes_in_float32():
     flat = torch.full((1, 3, 32, 32), 0.5) + 1e-3 * torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     noisy = flat + 1e-3 * torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     expected = ssim(flat, noisy)
@@ -36,12 +36,12 @@ def test_in_half_precision_and_autocast_it_computes_in_float32():
     assert ssim(flat.bfloat16(), noisy).dtype == torch.float32
 
 
-def test_equal_images_score_one():
+def test_r07_equal_images_score_one():
     _, hr = make_pair(2, 33, 40)
     torch.testing.assert_close(ssim(hr, hr), torch.ones(2))
 
 
-def test_it_is_per_image():
+def test_r16_it_is_per_image():
     sr, hr = make_pair(3, 33, 40, dtype=torch.float64)
     alone = torch.cat([ssim(sr[i : i + 1], hr[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(ssim(sr, hr), alone, rtol=1e-12, atol=0)

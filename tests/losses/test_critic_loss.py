@@ -114,7 +114,7 @@ def test_crops_are_averaged_per_image():
     assert not torch.equal(loss(sr, hr), value), "the second call should draw other boxes"
 
 
-def test_crops_follow_the_global_iteration_after_an_interruption():
+def test_r40_r42_crops_follow_the_global_iteration_after_an_interruption():
     sr, hr = make_pair(2, 64, 80)
     options = {"crops": {"size": 24, "count": 2}}
 
@@ -130,7 +130,7 @@ def test_crops_follow_the_global_iteration_after_an_interruption():
     assert run(range(1, 4)) + run(range(4, 9)) == whole
 
 
-def test_a_critic_of_fixed_size_sees_crops_of_it():
+def test_r13_a_critic_of_fixed_size_sees_crops_of_it():
     critic = create_critic("rqi_maniqa", weights=None, size="tiny")
     side = critic.input_size.fixed
     loss = CriticLoss(critic)
@@ -145,7 +145,7 @@ def test_a_critic_of_fixed_size_sees_crops_of_it():
     assert torch.isfinite(CriticLoss(critic, crops={"small": "resize"})(*small))
 
 
-def test_a_crop_that_the_critic_cannot_take_fails_at_construction():
+def test_r13_a_crop_that_the_critic_cannot_take_fails_at_construction():
     critic = create_critic("rqi_maniqa", weights=None, size="tiny")
     with pytest.raises(InputError, match="takes exactly"):
         CriticLoss(critic, crops=24)
@@ -153,7 +153,7 @@ def test_a_crop_that_the_critic_cannot_take_fails_at_construction():
         CriticLoss("haarpsi", crops={"size": 8})
 
 
-def test_no_gradient_reaches_hr_and_half_inputs_get_half_gradients():
+def test_r19_r27_no_gradient_reaches_hr_and_half_inputs_get_half_gradients():
     sr, hr = make_pair(2, 32, 32)
     sr, hr = sr.bfloat16().requires_grad_(), hr.requires_grad_()
     value = CriticLoss("haarpsi")(sr, hr)
@@ -162,7 +162,7 @@ def test_no_gradient_reaches_hr_and_half_inputs_get_half_gradients():
     assert sr.grad.abs().sum() > 0 and hr.grad is None
 
 
-def test_autocast_changes_nothing():
+def test_r20_autocast_changes_nothing():
     sr, hr = make_pair(2, 32, 32)
     loss = CriticLoss("efficient_pban", weights=None, critic_size="tiny")
     expected = loss(sr, hr)
@@ -172,7 +172,7 @@ def test_autocast_changes_nothing():
     torch.testing.assert_close(inside, expected)
 
 
-def test_under_no_grad_and_inference_mode():
+def test_r29_under_no_grad_and_inference_mode():
     sr, hr = make_pair(1, 32, 32)
     loss = CriticLoss("haarpsi")
     expected = loss(sr, hr)
@@ -182,7 +182,7 @@ def test_under_no_grad_and_inference_mode():
         assert torch.equal(loss(sr, hr), expected)
 
 
-def test_an_empty_batch_is_a_zero_on_the_graph():
+def test_r15_an_empty_batch_is_a_zero_on_the_graph():
     sr, hr = make_pair(1, 32, 32)
     sr = sr[:0].requires_grad_()
     value = CriticLoss("haarpsi")(sr, hr[:0])
@@ -190,7 +190,7 @@ def test_an_empty_batch_is_a_zero_on_the_graph():
     assert value.item() == 0 and sr.grad.shape == sr.shape
 
 
-def test_non_finite_values_and_gradients_stop_by_name():
+def test_r04_r06_non_finite_values_and_gradients_stop_by_name():
     sr, hr = make_pair(2, 16, 16)
     sr.requires_grad_()
     with pytest.raises(NonFiniteError, match=r"CriticLoss\(probe\): the value of image 1 of the batch is nan"):
@@ -204,7 +204,7 @@ def test_non_finite_values_and_gradients_stop_by_name():
         CriticLoss("haarpsi")(bad, hr)
 
 
-def test_non_finite_skip_gives_a_zero_on_the_graph(caplog):
+def test_r04_r06_non_finite_skip_gives_a_zero_on_the_graph(caplog):
     sr, hr = make_pair(2, 16, 16)
     sr.requires_grad_()
     value = CriticLoss(Probe(bad="value"), on_nonfinite="skip")(sr, hr)
@@ -217,7 +217,7 @@ def test_non_finite_skip_gives_a_zero_on_the_graph(caplog):
     assert torch.isnan(CriticLoss(Probe(bad="value"), on_nonfinite="propagate")(sr, hr))
 
 
-def test_gradients_of_two_losses_add():
+def test_r31_gradients_of_two_losses_add():
     sr, hr = make_pair(1, 32, 32)
     sr.requires_grad_()
     one, two = CriticLoss("haarpsi", loss_weight=2.0), CriticLoss(Probe(), loss_weight=3.0)
@@ -226,7 +226,7 @@ def test_gradients_of_two_losses_add():
     torch.testing.assert_close(sr.grad, gradients[0] + gradients[1])
 
 
-def test_construction_touches_no_global_state():
+def test_r42_r44_construction_touches_no_global_state():
     state, benchmark = torch.get_rng_state(), torch.backends.cudnn.benchmark
     CriticLoss("efficient_pban", weights=None, critic_size="tiny")
     RQILoss(weights=None, critic_size="tiny")

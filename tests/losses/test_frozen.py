@@ -9,6 +9,7 @@ import pickle
 import pytest
 import torch
 from pairs import make_pair
+from tiny_critics import tiny
 from torch import nn
 
 from sr_perceptual_loss import CriticLoss, EfficientPBANLoss, FrozenCritic, InputError, create_critic, save_weights
@@ -28,7 +29,7 @@ class Host(nn.Module):
         self.loss = loss
 
 
-def test_nothing_of_the_critic_is_reachable_from_the_host():
+def test_r36_r37_nothing_of_the_critic_is_reachable_from_the_host():
     host = Host(tiny_loss())
     net = set(host.net.parameters())
     assert set(host.parameters()) == net
@@ -40,7 +41,7 @@ def test_nothing_of_the_critic_is_reachable_from_the_host():
     assert buffer.tell() < 10_000
 
 
-def test_a_hostile_training_run_leaves_every_tensor_and_flag():
+def test_r28_r33_r35_r37_a_hostile_training_run_leaves_every_tensor_and_flag():
     loss = tiny_loss()
     before = loss.frozen.digest()
     host = Host(loss)
@@ -65,17 +66,23 @@ def test_a_hostile_training_run_leaves_every_tensor_and_flag():
     assert not any(p.requires_grad or p.grad is not None for p in critic.parameters())
 
 
-def test_train_mode_changes_no_score():
-    loss = tiny_loss()
+@pytest.mark.parametrize("name", ["efficient_pban", "rqi_maniqa", "rqi_topiq"])
+def test_r33_r34_modes_of_the_parent_change_no_score(name):
+    """Dropout and batch norm statistics of the critic stay out of a host's training and validation."""
+    host = Host(CriticLoss(tiny(name), crops={"position": "center"}))
+    before = host.loss.frozen.digest()
     sr, hr = make_pair(2, 48, 48)
-    expected = loss(sr, hr)
-    loss.train()
-    assert loss.training and not loss.critic.training
-    assert torch.equal(loss(sr, hr), expected)
+    expected = host.loss(sr, hr)
+    for mode in (host.train, host.eval, host.train):
+        mode()
+        assert host.loss.training == host.training and not any(m.training for m in host.loss.critic.modules())
+        assert torch.equal(host.loss(sr, hr), expected)
+        with torch.no_grad():
+            assert torch.equal(host.loss(sr, hr), expected), "validation sees another score than training"
     # Even somebody who reaches inside is undone at the next call.
-    loss.critic.train()
-    assert torch.equal(loss(sr, hr), expected)
-    assert not loss.critic.training
+    host.loss.critic.train()
+    assert torch.equal(host.loss(sr, hr), expected)
+    assert not host.loss.critic.training and host.loss.frozen.digest() == before
 
 
 def test_digest_sees_one_changed_value():
@@ -86,7 +93,7 @@ def test_digest_sees_one_changed_value():
     assert loss.frozen.digest() != before
 
 
-def test_double_is_followed_and_half_is_not():
+def test_r24_double_is_followed_and_half_is_not():
     loss = tiny_loss()
     parameter = next(loss.critic.parameters())
     loss.half()
@@ -104,7 +111,7 @@ def test_double_is_followed_and_half_is_not():
     assert next(loss.critic.parameters()).device.type == "meta"
 
 
-def test_copies_share_the_critic():
+def test_r38_copies_share_the_critic():
     loss = tiny_loss()
     twin = copy.deepcopy(loss)
     assert twin.critic is loss.critic and twin is not loss
@@ -114,7 +121,7 @@ def test_copies_share_the_critic():
     assert torch.equal(twin(sr, hr), loss(sr, hr))
 
 
-def test_pickle_by_name_and_weights(tmp_path):
+def test_r39_pickle_by_name_and_weights(tmp_path):
     path = tmp_path / "w.safetensors"
     save_weights(create_critic("efficient_pban", weights=None, size="tiny"), path)
     loss = CriticLoss("efficient_pban", weights=path, crops={"size": 32, "seed": 7})
@@ -132,7 +139,7 @@ def test_pickle_by_name_and_weights(tmp_path):
         pickle.loads(data)
 
 
-def test_pickle_of_random_weights_carries_them():
+def test_r39_pickle_of_random_weights_carries_them():
     loss = tiny_loss()
     other = pickle.loads(pickle.dumps(loss))
     assert other.frozen.digest() == loss.frozen.digest()
@@ -187,7 +194,7 @@ def test_the_form_follows_moves_casts_weights_and_settings():
     assert frozen.form is critic
 
 
-def test_copies_share_the_form_and_pickles_make_their_own():
+def test_r38_r39_copies_share_the_form_and_pickles_make_their_own():
     loss = CriticLoss("rqi_topiq", weights=None, critic_size="tiny")
     form = loss.frozen.form
     assert copy.deepcopy(loss).frozen.form is form
@@ -197,7 +204,7 @@ def test_copies_share_the_form_and_pickles_make_their_own():
     assert torch.equal(other(sr, hr), loss(sr, hr))
 
 
-def test_a_form_made_in_inference_mode_can_be_used_in_training():
+def test_r29_a_form_made_in_inference_mode_can_be_used_in_training():
     loss = CriticLoss("rqi_topiq", weights=None, critic_size="tiny")
     sr, hr = make_pair(1, 48, 48)
     with torch.inference_mode():

@@ -60,7 +60,7 @@ def feed(made, images, levels, *, first=1, name="rqi", **more):
         made.check(i, image, HR, {name: level + torch.tensor([-0.1, 0.0, 0.1, 0.0])}, {name: torch.zeros(4)}, **more)
 
 
-def test_an_exploited_critic_raises_one_alarm_with_a_reason():
+def test_r65_an_exploited_critic_raises_one_alarm_with_a_reason():
     made, seen = guard()
     feed(made, [BLUR] * 3 + [hacked(0.15)] * 6, [-0.5] * 3 + [0.6] * 6)
     assert len(seen) == 1 and seen[0].loss == "rqi" and seen[0].iteration == 5
@@ -81,13 +81,13 @@ def test_an_exploited_critic_raises_one_alarm_with_a_reason():
     ],
     ids=["both rise", "score stays", "score falls", "images stay", "one check only"],
 )
-def test_no_alarm(images, levels):
+def test_r65_no_alarm(images, levels):
     made, seen = guard(ema=0)
     feed(made, images, levels)
     assert seen == [] and made.logs()["guard_alarm"] == 0
 
 
-def test_an_alarm_needs_patience_and_ends_before_the_next():
+def test_r65_an_alarm_needs_patience_and_ends_before_the_next():
     made, seen = guard(ema=0, patience=3)
     feed(made, [BLUR] * 2 + [hacked(0.15)] * 2 + [BLUR], [-0.5] * 2 + [0.6] * 2 + [-0.5])
     assert seen == []
@@ -140,20 +140,20 @@ def run(made, loss, steps, *, start=1):
     return factors
 
 
-def test_freeze_keeps_the_weight_where_it_is_on_its_ramp():
+def test_r65_freeze_keeps_the_weight_where_it_is_on_its_ramp():
     made, seen = guard(action="freeze_weight")
     factors = run(made, SSIMLoss(schedule={"ramp": 20, "end": 12, "every": 1}), 14)
     assert len(seen) == 1 and "stays at 0.25" in str(seen[0])
     assert factors[:4] == [0.05, 0.1, 0.15, 0.2] and factors[4:11] == [0.25] * 7 and factors[11:] == [0.0] * 3
 
 
-def test_halve():
+def test_r65_halve():
     made, _ = guard(action="halve")
     assert run(made, SSIMLoss(), 10) == [1.0] * 4 + [0.5] * 6
     assert made.logs()["guard_weight"] == 0.5
 
 
-def test_stop_raises_with_the_reason():
+def test_r65_stop_raises_with_the_reason():
     made, seen = guard(action="stop")
     with pytest.raises(HackingError, match=r"iteration 5: .* exploit 'ssim': its score rose by .* Stopped before"):
         run(made, SSIMLoss(), 10)
@@ -182,7 +182,7 @@ def learn_a_tile(made, loss, steps):
 
 
 @pytest.mark.parametrize("kind", ["weak", "haarpsi", "ssim"])
-def test_a_weak_critic_is_found_out_and_a_sound_one_is_not(kind):
+def test_r65_a_weak_critic_is_found_out_and_a_sound_one_is_not(kind):
     losses = {"weak": lambda: CriticLoss(Weak()), "haarpsi": lambda: CriticLoss("haarpsi"), "ssim": SSIMLoss}
     seen = []
     made = HackingGuard(every=5, on_alarm=seen.append)
@@ -191,6 +191,31 @@ def test_a_weak_critic_is_found_out_and_a_sound_one_is_not(kind):
         assert len(seen) == 1 and "a pattern of period" in str(seen[0]) and drawn > 5 / 255
     else:
         assert seen == [] and drawn < 3 / 255
+
+
+def attack(critic, images, size, steps=15):
+    """Projected gradient descent on the critic: the pictures of highest score within +-size of the given ones."""
+    x = images.clone()
+    for _ in range(steps):
+        x.requires_grad_()
+        (slope,) = torch.autograd.grad(critic.score(x, HR).sum(), x)
+        x = (x.detach() + size / 5 * slope.sign()).clamp(images - size, images + size).clamp(0, 1)
+    return x.detach()
+
+
+@pytest.mark.parametrize(("levels", "found"), [(0, False), (8, True)])
+def test_r66_pixel_attacks_on_a_weak_critic_are_flagged(levels, found):
+    """docs/guard.md has the rates: 10, 40, 90, 100 % at 1, 2, 4, 8 of 255 levels, 0 % without an attack."""
+    critic = Weak()
+    made, seen = guard()
+    for iteration in range(1, 7):
+        attacked = iteration > 3 and levels
+        sr = attack(critic, BLUR, levels / 255) if attacked else BLUR
+        with torch.no_grad():
+            made.check(iteration, sr, HR, {"weak": critic.score(sr, HR)}, {"weak": critic.score(HR, HR)})
+    assert bool(seen) == found
+    if found:
+        assert "its score rose by" in str(seen[0]) and "PSNR fell by" in str(seen[0])
 
 
 def test_due_depends_on_the_iteration_alone():
@@ -254,7 +279,7 @@ def test_log_keys_are_the_same_before_and_after():
 def test_ranks_agree(monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda t: t.add_(torch.tensor([3.0, 1.0])))
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda t: t.add_(torch.tensor([3.0, 1.0, 1.0])))
     assert mean_over_ranks({"b": 3.0, "a": 1.0}, torch.device("cpu")) == {"a": 2.0, "b": 2.0}
 
 

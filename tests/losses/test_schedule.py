@@ -99,7 +99,7 @@ def test_without_an_iteration_it_says_what_to_do():
     assert SSIMLoss(schedule={})(*make_pair(1, 32, 32)) > 0
 
 
-def test_calls_are_not_counted():
+def test_r31_r64_r78_calls_are_not_counted():
     """Accumulation and closures call a loss several times in one iteration, gated GAN steps not at all."""
     loss = SSIMLoss(schedule={"ramp": 10})
     sr, hr = make_pair(1, 32, 32)

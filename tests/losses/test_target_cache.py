@@ -91,7 +91,7 @@ def test_memo_gives_the_same_scores_and_gradients():
     assert (frozen.memo.hits, frozen.memo.misses) == (2, 1)
 
 
-def test_memo_sees_changes_of_the_reference():
+def test_r50_memo_sees_changes_of_the_reference():
     frozen = FrozenCritic(Counting())
     sr, hr = make_pair(1, 16, 16)
     array = hr.numpy()
@@ -108,7 +108,19 @@ def test_memo_sees_changes_of_the_reference():
     assert (frozen.memo.hits, frozen.memo.misses) == (0, 1 + len(changes))
 
 
-def test_memo_sees_changes_of_the_critic():
+def test_r50_memo_is_not_fooled_by_a_reused_address():
+    frozen, addresses = FrozenCritic(Counting()), []
+    sr, _ = make_pair(1, 64, 64)
+    for level in range(20):
+        hr = torch.full_like(sr, level / 20)
+        addresses.append((id(hr), hr.data_ptr()))
+        assert torch.equal(frozen.score(sr, hr), Counting().score(sr, hr))
+        del hr
+    assert len(set(addresses)) < len(addresses), "this allocator gave no address twice, so nothing was tested"
+    assert frozen.memo.hits == 0
+
+
+def test_r50_memo_sees_changes_of_the_critic():
     critic = Counting()
     frozen = FrozenCritic(critic)
     sr, hr = make_pair(1, 16, 16)
@@ -121,7 +133,7 @@ def test_memo_sees_changes_of_the_critic():
     assert frozen.double().score(sr.double(), hr.double()).dtype == torch.float64
 
 
-def test_memo_holds_nothing_longer_than_the_reference_lives():
+def test_r50_r51_memo_holds_nothing_longer_than_the_reference_lives():
     encode, _ = encode_calls()
     memo, owner = TargetMemo(), object()
     hr = make_pair(1, 16, 16)[1]
@@ -186,7 +198,7 @@ def test_cached_loss_equals_the_loss():
     assert cached.target_cache.misses == 3
 
 
-def test_cache_is_never_stale():
+def test_r50_cache_is_never_stale():
     encode, seen = encode_calls()
     cache = TargetCache(1)
     _, hr = make_pair(1, 16, 16)
@@ -198,7 +210,7 @@ def test_cache_is_never_stale():
     assert len(seen) == 9
 
 
-def test_cached_loss_sees_changed_weights_precision_and_kernels():
+def test_r50_cached_loss_sees_changed_weights_precision_and_kernels():
     critic = Counting()
     loss = CriticLoss(critic, target_cache=1)
     sr, hr = make_pair(1, 16, 16)
@@ -215,7 +227,7 @@ def test_cached_loss_sees_changed_weights_precision_and_kernels():
     assert loss.target_cache.hits == 1
 
 
-def test_cache_is_bounded_in_bytes_and_drops_the_least_recently_used():
+def test_r51_cache_is_bounded_in_bytes_and_drops_the_least_recently_used():
     encode, _ = encode_calls()
     cache = TargetCache(3.5 * 4 * FEATURES / MEGABYTE)
     _, hr = make_pair(5, 8, 8)
@@ -234,7 +246,7 @@ def test_cache_is_bounded_in_bytes_and_drops_the_least_recently_used():
     assert len(small) == small.bytes == 0
 
 
-def test_an_entry_does_not_hold_its_batch():
+def test_r51_an_entry_does_not_hold_its_batch():
     encode, _ = encode_calls()
     cache = TargetCache(1)
     cache.features(make_pair(4, 8, 8)[1], "w", encode)

@@ -226,6 +226,15 @@ class _MixedDeformable(torch.autograd.Function):
     """:func:`mixed_deformable`; the backward pass mixes again, chunk by chunk, instead of keeping mixed maps."""
 
     @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        # `once_differentiable` alone says nothing where `grad` is a constant, and the second derivative is then wrong.
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise NotImplementedError(
+                "deformable convolution: second derivatives (create_graph=True) are not supported; use another critic."
+            )
+        return _MixedDeformable._once(ctx, grad)
+
+    @staticmethod
     def forward(
         ctx: Any, image: Tensor, offset: Tensor, taps: Tensor, kernels: tuple[int, ...], chunk_bytes: int
     ) -> Tensor:
@@ -245,7 +254,7 @@ class _MixedDeformable(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def _once(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         image, offset, taps = ctx.saved_tensors
         need_image, need_offset, need_taps = ctx.needs_input_grad[:3]
         n, channels, height, width = ctx.size

@@ -194,9 +194,9 @@ class LatentLoss:
         if self.loss.factor == 0 or not bool(weights.any()):
             if self.loss.factor and _waits_for_ranks(self.loss):
                 raise InputError(
-                    f"{self.loss.label}: its balance averages over all ranks, and this rank has no sample at or below "
-                    f"max_timestep={self.max_timestep}: the others would wait for ever. Draw the timesteps below the "
-                    "limit, or use loss_balance='weighted_sum'."
+                    f"{self.loss.label}: it waits for all ranks (its balance, or on_nonfinite='raise_all'), and this "
+                    f"rank has no sample at or below max_timestep={self.max_timestep}: the others would wait for ever. "
+                    "Draw the timesteps below the limit, or use loss_balance='weighted_sum' and on_nonfinite='raise'."
                 )
             # On the graph for DDP, and free of what the latents hold.
             zero = latents[:0].sum().to(torch.promote_types(latents.dtype, torch.float32))
@@ -263,6 +263,6 @@ def _alphas_of(scheduler: object) -> Tensor:
 
 
 def _waits_for_ranks(loss: PairLoss) -> bool:
-    collective = isinstance(loss, SSIMPerceptualRatioLoss) and loss.loss_balance in ("grad_norm", "loss_norm")
+    balanced = isinstance(loss, SSIMPerceptualRatioLoss) and loss.loss_balance in ("grad_norm", "loss_norm")
     running = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return collective and running and torch.distributed.get_world_size() > 1
+    return (balanced or loss.on_nonfinite == "raise_all") and running and torch.distributed.get_world_size() > 1

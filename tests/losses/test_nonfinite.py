@@ -1,0 +1,195 @@
+"""NaN and infinity: in the images, in the value, in the gradient; and images for which formulas have corners."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from pairs import make_pair
+from torch import nn
+
+from sr_perceptual_loss import Critic, CriticCard, CriticLoss, InputError, NonFiniteError, SizeRule, SSIMLoss
+from sr_perceptual_loss._checks import NonFiniteInputError
+from sr_perceptual_loss.losses.base import SKIPS_IN_A_ROW
+from sr_perceptual_loss.losses.ratio_loss import SSIMPerceptualRatioLoss
+
+
+class Fragile(Critic):
+    """score = mean(sr), and where ``bad`` is set a value or a gradient that is not finite."""
+
+    card = CriticCard("fragile", "none", SizeRule(minimum=4), (0.0, 1.0), relative=False, needs_weights=False)
+
+    def __init__(self, bad=None):
+        super().__init__({})
+        self.bad = bad
+
+    @classmethod
+    def tiny(cls):
+        return cls()
+
+    def _encode_target(self, hr):
+        return ()
+
+    def _compare(self, sr, hr, target):
+        score = sr.mean((1, 2, 3))
+        if self.bad == "value":
+            return score / 0
+        return score + 0 * (sr * 0).sum((1, 2, 3)).sqrt() if self.bad == "gradient" else score
+
+
+def poisoned(seed=0):
+    sr, hr = make_pair(3, 32, 32, seed=seed)
+    sr[1, 0, 5, 5] = float("nan")
+    return sr, hr
+
+
+def test_r04_nan_in_the_prediction_stops_by_name(build):
+    sr, hr = poisoned()
+    loss = build()
+    with pytest.raises(NonFiniteError, match=rf"{type(loss).__name__}.*sr holds NaN or infinity: the network diverged"):
+        loss(sr.requires_grad_(), hr)
+    loss = build(on_nonfinite="raise_all")
+    with pytest.raises(NonFiniteError, match="the network diverged"):
+        loss(sr.requires_grad_(), hr)
+
+
+def test_r04_skip_is_a_zero_on_the_graph_and_weights_stay(build, caplog):
+    network = nn.Conv2d(3, 3, 1)
+    before = [p.detach().clone() for p in network.parameters()]
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    loss = build(on_nonfinite="skip")
+    sr, hr = poisoned()
+    value = loss(network(sr), hr)
+    assert float(value.detach()) == 0 and value.requires_grad
+    # A network multiplies a NaN of its input into its own gradient, so a NaN is put into its output.
+    x = sr.clone().requires_grad_()
+    loss(x, hr).backward()
+    assert x.grad.abs().max() == 0
+    clean = sr.nan_to_num(0.0)
+    (loss(network(clean).masked_fill(torch.isnan(sr), float("nan")), hr)).backward()
+    optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+    assert loss.skipped == 3 and "This step's loss is set to zero (3 in a row)" in caplog.text
+    assert set(loss.terms) == {"loss", *loss.term_names} and float(loss.terms["loss"]) == 0
+
+
+def test_r04_propagate_looks_at_nothing(build):
+    sr, hr = poisoned()
+    assert not torch.isfinite(build(on_nonfinite="propagate")(sr, hr))
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_r05_infinity_in_the_target(build, value):
+    sr, hr = make_pair(3, 32, 32)
+    hr[2, 1, 4, 4] = value
+    loss = build()
+    for _ in range(5):  # also after the calls in which the scale is looked at
+        with pytest.raises(
+            (InputError, NonFiniteError), match=r"(hr: image 2|image 2 of the batch is nan; hr holds NaN)"
+        ):
+            loss(sr.clone().requires_grad_(), hr)
+    skipping = build(on_nonfinite="skip")
+    for _ in range(5):
+        x = sr.clone().requires_grad_()
+        skipping(x, hr).backward()
+        assert x.grad.abs().max() == 0
+    assert skipping.skipped == 5
+
+
+def test_r05_the_error_has_both_names():
+    assert issubclass(NonFiniteInputError, InputError) and issubclass(NonFiniteInputError, NonFiniteError)
+
+
+KINDS = {
+    "critic": lambda **options: CriticLoss(Fragile("gradient"), **options),
+    "ratio": lambda **options: SSIMPerceptualRatioLoss(Fragile("gradient"), **options),
+    "ratio-sum": lambda **options: SSIMPerceptualRatioLoss(Fragile("gradient"), loss_balance="weighted_sum", **options),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("policy", ["raise", "raise_all"])
+def test_r06_gradient_that_is_not_finite_stops_by_name(kind, policy):
+    sr, hr = make_pair(2, 32, 32)
+    with pytest.raises(NonFiniteError, match=r"Loss\(fragile\): .*gradient.*NaN or inf.*Stopped before the optimizer"):
+        KINDS[kind](on_nonfinite=policy)(sr.requires_grad_(), hr).backward()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_r06_skipped_gradients_are_zero_counted_logged_and_not_for_ever(kind, caplog):
+    sr, hr = make_pair(2, 32, 32)
+    loss = KINDS[kind](on_nonfinite="skip")
+    critic = loss.critic
+    with caplog.at_level(logging.WARNING, logger="sr_perceptual_loss"):
+        for step in range(1, SKIPS_IN_A_ROW + 1):
+            x = sr.clone().requires_grad_()
+            loss(x, hr).backward()
+            assert x.grad.abs().max() == 0 and loss.skipped == step
+    assert len(caplog.records) == SKIPS_IN_A_ROW and f"({SKIPS_IN_A_ROW} in a row)" in caplog.text
+    critic.bad = None
+    loss(sr.clone().requires_grad_(), hr).backward()
+    critic.bad = "gradient"
+    for _ in range(SKIPS_IN_A_ROW):  # the row had ended
+        loss(sr.clone().requires_grad_(), hr).backward()
+    with pytest.raises(NonFiniteError, match=f"skipped {SKIPS_IN_A_ROW} times in a row"):
+        loss(sr.clone().requires_grad_(), hr).backward()
+
+
+def test_r07_identical_pair(build):
+    _, hr = make_pair(2, 48, 48)
+    x = hr.clone().requires_grad_()
+    value = build()(x, hr)
+    value.backward()
+    assert torch.isfinite(value) and torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
+@pytest.mark.filterwarnings("ignore:balance")
+def test_r08_constant_images(build, level):
+    _, hr = make_pair(2, 48, 48)
+    flat = torch.full_like(hr, level)
+    for sr, target in ((flat, flat), (flat, hr), (hr, flat), (flat, 1 - flat)):
+        x = sr.clone().requires_grad_()
+        value = build()(x, target)
+        value.backward()
+        assert torch.isfinite(value) and torch.isfinite(x.grad).all()
+
+
+def scaled_step(build, scale, dtype=torch.float16):
+    """One optimizer step through a GradScaler; the network computes in half precision, its weights are float32."""
+    torch.manual_seed(0)
+    network = nn.Conv2d(3, 3, 3, padding=1)
+    nn.init.dirac_(network.weight)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    sr, hr = make_pair(4, 48, 48)
+    with torch.autocast("cpu", dtype=dtype):
+        output = network(sr)
+    output.retain_grad()
+    assert output.dtype == dtype
+    scaler.scale(build()(output, hr)).backward()
+    before = network.weight.detach().clone()
+    scaler.step(optimizer)
+    scaler.update()
+    return output.grad, scaler.get_scale(), not torch.equal(before, network.weight)
+
+
+def test_r22_grad_scaler_at_65536(build):
+    gradient, scale, stepped = scaled_step(build, 65536.0)
+    assert torch.isfinite(gradient).all() and gradient.dtype == torch.float16
+    assert scale == 65536 and stepped
+
+
+def test_r22_what_overflows_in_fp16_is_the_scalers_to_see(build):
+    """No NonFiniteError: the scaler finds the infinity, leaves the step out, and halves its scale."""
+    gradient, scale, stepped = scaled_step(build, 2.0**40)
+    assert not torch.isfinite(gradient).all()
+    assert scale == 2.0**39 and not stepped
+
+
+def test_a_value_beyond_float32_is_named():
+    sr, hr = make_pair(1, 32, 32)
+    with pytest.raises(NonFiniteError, match=r"CriticLoss\(fragile\): the value of image 0 of the batch is -?inf"):
+        CriticLoss(Fragile("value"))(sr, hr)
+    assert SSIMLoss(loss_weight=0)(sr, hr) == 0

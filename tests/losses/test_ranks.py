@@ -1,0 +1,103 @@
+"""Two processes: what one rank meets becomes known to the other, in the same step, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from pairs import make_pair
+
+from sr_perceptual_loss import CriticLoss
+from sr_perceptual_loss.functional import ranks
+from sr_perceptual_loss.losses.ratio_loss import SSIMPerceptualRatioLoss
+
+WORKER = Path(__file__).with_name("ranks_worker.py")
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """What each of two ranks found, in one start of two processes."""
+    folder = tmp_path_factory.mktemp("ranks")
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), str(rank), str(folder / "store"), str(folder)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for rank in range(2)
+    ]
+    try:
+        errors = [process.communicate(timeout=150)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(process.returncode == 0 for process in processes), "\n".join(e[-2000:] for e in errors)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("balance", ["grad_norm", "loss_norm"])
+def test_r15_r45_a_rank_without_images_takes_part(both, balance):
+    sr, hr = make_pair(3, 32, 32, dtype=torch.float64)
+    alone = SSIMPerceptualRatioLoss("haarpsi", loss_balance=balance)
+    alone(sr.requires_grad_(), hr)
+    (weight, keys, size), (other, other_keys, other_size) = (found[f"empty {balance}"] for found in both)
+    assert weight == other == pytest.approx(float(alone.terms["lambda"]))
+    assert keys == other_keys == sorted(alone.terms)
+    assert size > 0 == other_size
+
+
+def test_r15_r65_a_guard_on_a_rank_without_images_takes_part(both):
+    assert both[0]["empty guard"] == both[1]["empty guard"] and both[0]["empty guard"]["psnr"] > 20
+
+
+@pytest.mark.parametrize("kind", ["critic", "ssim", "ratio", "grad_norm", "loss_norm"])
+def test_r04_r45_nan_on_one_rank_stops_all_with_the_rank_named(both, kind):
+    here, there = (found[f"nan {kind}"] for found in both)
+    assert here.startswith("NonFiniteError") and there.startswith("NonFiniteError")
+    assert "on rank 1" in here, "the rank that is well names the one that is not"
+    assert "sr holds NaN or infinity: the network diverged" in there
+
+
+@pytest.mark.parametrize("kind", ["critic", "ratio", "grad_norm", "loss_norm"])
+def test_r01_r45_wrong_scale_on_one_rank_stops_all(both, kind):
+    here, there = (found[f"scale {kind}"] for found in both)
+    assert here.startswith("NonFiniteError") and "on rank 1" in here
+    assert there.startswith("InputError: hr: values reach 255")
+
+
+def test_r06_r45_gradient_of_one_rank_stops_all(both):
+    for found in both:
+        assert "its gradient to sr holds NaN or infinity on rank 1" in found["gradient"]
+
+
+def test_r45_an_error_inside_a_balanced_loss_stops_all(both):
+    assert both[0]["balancer"].startswith("NonFiniteError: a: ") and "on rank 1" in both[0]["balancer"]
+    assert both[1]["balancer"] == "ValueError: broken here"
+
+
+def test_r04_r45_a_rank_that_skips_does_not_hold_the_others(both):
+    network = torch.nn.Conv2d(3, 3, 1).double()
+    torch.nn.init.dirac_(network.weight)
+    torch.nn.init.zeros_(network.bias)
+    sr, hr = make_pair(3, 32, 32, dtype=torch.float64)
+    CriticLoss("haarpsi")(network(sr), hr).backward()
+    half = torch.cat([p.grad.flatten() for p in network.parameters()]) / 2
+    assert both[0]["skip"] == both[1]["skip"]
+    torch.testing.assert_close(torch.tensor(both[0]["skip"], dtype=torch.float64), half)
+
+
+def test_r45_validation_on_one_rank_waits_for_nobody(both):
+    assert both[0]["validation"] < 0 and "validation" not in both[1]
+
+
+def test_one_process_is_one_rank():
+    assert ranks.world_size() == 1 and ranks.in_words([0]) == ""
+    device = torch.device("cpu")
+    assert ranks.ranks_where(True, device) == [0] and ranks.ranks_where(torch.tensor(False), device) == []
