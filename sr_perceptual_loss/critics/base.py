@@ -85,6 +85,8 @@ class CriticCard:
         score_range: what trained weights give, roughly.
         relative: True if 0 means "as good as the reference" and scores may be negative.
         symmetric: True if swapping the two images leaves the score as it is.
+        capped: True if a score above 0 ("better than the reference") is known to be an artefact: losses then use the
+            hinge unless told otherwise.
         differences: from the reference code, one sentence each.
         weights: published or bundled weights by tag; empty for a weight-free critic. The first tag is the default one.
         needs_weights: False for a critic that is a formula.
@@ -96,6 +98,7 @@ class CriticCard:
     score_range: tuple[float, float]
     relative: bool
     symmetric: bool = False
+    capped: bool = False
     differences: tuple[str, ...] = ()
     weights: Mapping[str, WeightsEntry] = field(default_factory=dict)
     needs_weights: bool = True

@@ -27,21 +27,18 @@ class AugmentPlan:
         shift: both are moved by 0..shift pixels (the borders that fall out are cut off, so images shrink by ``shift``).
         rescale: (low, high): both are resized by a factor drawn from it, antialiased; (1, 1) is off.
         phases: how many such draws are made in a step; the loss is their mean, the cost so many times as high.
-        seed: of the private generator.
     """
 
     noise: float = 0.0
     shift: int = 0
     rescale: tuple[float, float] = (1.0, 1.0)
     phases: int = 1
-    seed: int = 0
 
     def __post_init__(self) -> None:
         """Coerce what YAML delivers and refuse the rest, at construction."""
         object.__setattr__(self, "noise", as_float("augment.noise", self.noise, minimum=0, maximum=0.5))
         object.__setattr__(self, "shift", as_int("augment.shift", self.shift, minimum=0))
         object.__setattr__(self, "phases", as_int("augment.phases", self.phases, minimum=1))
-        object.__setattr__(self, "seed", as_int("augment.seed", self.seed))
         rescale = self.rescale
         if not isinstance(rescale, list | tuple) or len(rescale) != 2:
             raise InputError(f"augment.rescale: got {rescale!r}, expected two factors such as [0.67, 1.0].")

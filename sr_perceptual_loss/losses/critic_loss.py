@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from sr_perceptual_loss._checks import InputError, as_float, check_choice
 from sr_perceptual_loss.critics.base import Critic, TargetFeatures
 from sr_perceptual_loss.critics.registry import get_card, list_critics
 from sr_perceptual_loss.functional.crops import CropPlan, crop_pairs
+from sr_perceptual_loss.losses.augment import AugmentPlan, augment_pair
 from sr_perceptual_loss.losses.base import PairLoss
 from sr_perceptual_loss.losses.frozen import FrozenCritic
 from sr_perceptual_loss.losses.schedule import Schedule
@@ -43,6 +45,14 @@ def apply_form(score: Tensor, form: str, margin: float, temperature: float) -> T
     return -score
 
 
+def _as_list(ensemble: Sequence[str | Path | None], critic: str | Critic) -> list[str | Path | None]:
+    if isinstance(ensemble, str | Path) or not isinstance(ensemble, Sequence):
+        raise InputError(f"ensemble: got {ensemble!r}, expected a list of weights such as [a.safetensors].")
+    if ensemble and isinstance(critic, Critic):
+        raise InputError("ensemble: needs the critic by name, to build it with other weights; got a critic object.")
+    return list(ensemble)
+
+
 class CriticLoss(PairLoss):
     """loss_weight * mean(form(score(sr, hr))) over images and crops.
 
@@ -53,7 +63,8 @@ class CriticLoss(PairLoss):
         crops: a :class:`CropPlan`, a mapping of its fields, a crop side, or None (the critic's fixed size, else the
             whole image).
         form: ``linear`` (the papers'), ``hinge`` or ``softplus``; the last two stop paying for scores beyond the
-            margin, which is where learned critics are exploited.
+            margin, which is where learned critics are exploited. None: ``hinge`` where the critic's card says
+            ``capped``, else ``linear``.
         margin: for ``hinge`` and ``softplus``; 0 means "as good as the reference" for a relative critic.
         temperature: for ``softplus``.
         reduction: ``mean``, ``sum`` or ``none``, over images.
@@ -65,6 +76,10 @@ class CriticLoss(PairLoss):
         target_cache: megabytes for features of reference crops that come again with the same pixels (fixed validation
             sets, fixed crops), or None; see :class:`TargetCache`. Its counters are ``loss.target_cache.hits`` and
             ``.misses``.
+        augment: an :class:`AugmentPlan` or a mapping of its fields (``noise``, ``shift``, ``rescale``, ``phases``):
+            both images are changed alike before the critic sees them, so that a fixed pattern pays less.
+        ensemble: further weights of the same critic, as for ``weights``; an image's score is the smallest of all, so
+            that what fools one of them does not pay.
 
     Raises:
         InputError, UnknownNameError, WeightsError: at construction.
@@ -77,7 +92,7 @@ class CriticLoss(PairLoss):
         weights: str | Path | None = "local",
         loss_weight: float = 1.0,
         crops: CropPlan | Mapping[str, object] | int | None = None,
-        form: str = "linear",
+        form: str | None = None,
         margin: float = 0.0,
         temperature: float = 1.0,
         reduction: str = "mean",
@@ -86,15 +101,26 @@ class CriticLoss(PairLoss):
         schedule: Schedule | Mapping[str, object] | None = None,
         precision: str = "fp32",
         target_cache: float | None = None,
+        augment: AugmentPlan | Mapping[str, object] | None = None,
+        ensemble: Sequence[str | Path | None] = (),
     ) -> None:
         super().__init__(loss_weight=loss_weight, reduction=reduction, on_nonfinite=on_nonfinite, schedule=schedule)
-        self.form = check_choice("form", form, FORMS)
+        if form is not None:
+            check_choice("form", form, FORMS)
+        self.augment = AugmentPlan.of(augment)
+        if self.augment.active and target_cache is not None:
+            raise InputError("target_cache: with augment no reference crop comes again; leave one of them out.")
+        ensemble = _as_list(ensemble, critic)
         self.margin = as_float("margin", margin)
         self.temperature = as_float("temperature", temperature, minimum=1e-6)
         self.crops = CropPlan.of(crops)
         self.target_cache = None if target_cache is None else TargetCache(target_cache)
         # The cheap checks are done: now the heavy part.
         self.frozen = FrozenCritic(critic, weights=weights, critic_size=critic_size, precision=precision)
+        self.others = torch.nn.ModuleList(
+            FrozenCritic(critic, weights=other, critic_size=critic_size, precision=precision) for other in ensemble
+        )
+        self.form = form or ("hinge" if self.critic.card.capped else "linear")
         self._crop_size = self._check_crop_size()
         self._generator = torch.Generator().manual_seed(self.crops.seed)
 
@@ -179,13 +205,22 @@ class CriticLoss(PairLoss):
             # The same boxes whether or not the run was interrupted before this iteration; an own generator, so that
             # another thread cannot draw from it.
             boxes = torch.Generator().manual_seed(self.crops.seed * 1_000_003 + self._iteration)
-        pairs = enumerate(crop_pairs(sr, hr, self.crops, self._crop_size, boxes))
-        scores = [self.frozen.score(a, b, target_features=self._target(b, i, target_key)) for i, (a, b) in pairs]
+        scores = []
+        for _ in range(self.augment.phases):
+            pairs = crop_pairs(*augment_pair(sr, hr, self.augment, boxes), self.crops, self._crop_size, boxes)
+            scores += [self._score(a, b, self._target(b, i, target_key)) for i, (a, b) in enumerate(pairs)]
         stacked = torch.stack(scores)
         terms = {"score": stacked}
         if self.critic.card.relative:
             terms["over_gt_rate"] = (stacked.detach() > 0).float()
         return apply_form(stacked, self.form, self.margin, self.temperature).mean(0), terms
+
+    def _score(self, sr: Tensor, hr: Tensor, target: TargetFeatures | None) -> Tensor:
+        """The score of the critic, or the smallest of the ensemble."""
+        score = self.frozen.score(sr, hr, target_features=target)
+        for other in self.others:
+            score = torch.minimum(score, cast(FrozenCritic, other).score(sr, hr))
+        return score
 
     def _target(self, hr: Tensor, crop: int, names: Sequence[Hashable] | None) -> TargetFeatures | None:
         """Features from the cache; None where there is no cache, so that the frozen critic finds or makes them."""
@@ -222,7 +257,7 @@ class RQILoss(CriticLoss):
         weights: str | Path | None = "local",
         loss_weight: float = 1.0,
         crops: CropPlan | Mapping[str, object] | int | None = None,
-        form: str = "linear",
+        form: str | None = None,
         margin: float = 0.0,
         temperature: float = 1.0,
         reduction: str = "mean",
@@ -231,6 +266,8 @@ class RQILoss(CriticLoss):
         schedule: Schedule | Mapping[str, object] | None = None,
         precision: str = "fp32",
         target_cache: float | None = None,
+        augment: AugmentPlan | Mapping[str, object] | None = None,
+        ensemble: Sequence[str | Path | None] = (),
     ) -> None:
         card = critic.card if isinstance(critic, Critic) else get_card(critic)
         if not card.relative:
@@ -252,6 +289,8 @@ class RQILoss(CriticLoss):
             schedule=schedule,
             precision=precision,
             target_cache=target_cache,
+            augment=augment,
+            ensemble=ensemble,
         )
 
 
@@ -269,7 +308,7 @@ class EfficientPBANLoss(CriticLoss):
         weights: str | Path | None = "local",
         loss_weight: float = 1.0,
         crops: CropPlan | Mapping[str, object] | int | None = None,
-        form: str = "linear",
+        form: str | None = None,
         margin: float = 0.0,
         temperature: float = 1.0,
         reduction: str = "mean",
@@ -278,6 +317,8 @@ class EfficientPBANLoss(CriticLoss):
         schedule: Schedule | Mapping[str, object] | None = None,
         precision: str = "fp32",
         target_cache: float | None = None,
+        augment: AugmentPlan | Mapping[str, object] | None = None,
+        ensemble: Sequence[str | Path | None] = (),
     ) -> None:
         super().__init__(
             "efficient_pban",
@@ -293,4 +334,6 @@ class EfficientPBANLoss(CriticLoss):
             schedule=schedule,
             precision=precision,
             target_cache=target_cache,
+            augment=augment,
+            ensemble=ensemble,
         )

@@ -31,16 +31,16 @@ def test_shift_cuts_the_same_region_out_of_both(pair):
         sr, hr = augment_pair(*pair, plan, generator(seed))
         assert sr.shape == (2, 3, 35, 43)
         found = [
-            (t, l)
+            (t, x)
             for t in range(6)
-            for l in range(6)
-            if torch.equal(sr, pair[0][..., t : t + 35, l : l + 43])
-            and torch.equal(hr, pair[1][..., t : t + 35, l : l + 43])
+            for x in range(6)
+            if torch.equal(sr, pair[0][..., t : t + 35, x : x + 43])
+            and torch.equal(hr, pair[1][..., t : t + 35, x : x + 43])
         ]
         assert len(found) == 1
         places.add(found[0])
     assert {t for t, _ in places} == set(range(6))
-    assert {l for _, l in places} == set(range(6))
+    assert {x for _, x in places} == set(range(6))
 
 
 def test_equal_images_stay_equal_under_all_changes(pair):
