@@ -1,0 +1,173 @@
+"""texture_stats: which changes of a picture its parts see, and which they forgive."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sr_perceptual_loss._checks import InputError
+from sr_perceptual_loss.critics import haarpsi
+from sr_perceptual_loss.critics._blocks.sliced_wasserstein import sliced_likeness, slices
+from sr_perceptual_loss.critics._blocks.texture_bands import blur, gaussian, halve, pyramid
+from sr_perceptual_loss.critics._blocks.texture_measures import STATISTICS, Window, likeness, measure
+from sr_perceptual_loss.critics.texture_stats import TextureStats
+
+
+def texture(seed: int, side: int = 96) -> torch.Tensor:
+    """Stationary noise with most energy at low frequencies, as photographs have; mean 0.5, deviation 0.15."""
+    noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    mixed = noise + 3 * blur(noise, gaussian(1.0, 3, noise)) + 9 * blur(noise, gaussian(3.0, 8, noise))
+    return 0.5 + 0.15 * mixed / mixed.std()
+
+
+def softened(image: torch.Tensor, sigma: float = 1.2) -> torch.Tensor:
+    return blur(image, gaussian(sigma, 4, image))
+
+
+def stats(image: torch.Tensor) -> dict[str, torch.Tensor]:
+    levels = pyramid(image, 2)
+    return measure(levels[0], levels[1], STATISTICS, Window(3.0))
+
+
+def test_equal_images_score_one_and_nothing_scores_more():
+    critic, image = TextureStats(), texture(0)
+    assert float(critic.score(image, image)) == pytest.approx(1, abs=1e-12)
+    for other in (softened(image), image + 0.02 * torch.randn_like(image), texture(1)):
+        assert float(critic.score(other, image)) < 0.99
+
+
+def test_black_and_flat_pairs_score_one_with_finite_gradients():
+    for value in (0.0, 0.5, 1.0):
+        sr = torch.full((1, 3, 64, 64), value, requires_grad=True)
+        score = TextureStats().score(sr, torch.full((1, 3, 64, 64), value))
+        score.sum().backward()
+        assert float(score.detach()) == pytest.approx(1, abs=1e-5)
+        assert bool(torch.isfinite(sr.grad).all())
+
+
+def test_another_sample_of_the_texture_is_better_than_its_blur():
+    """What separates it from SSIM: the right energy at the wrong place beats none at all."""
+    hr = texture(0)
+    low = softened(hr, 2.0)
+    other = low + (texture(1) - softened(texture(1), 2.0))
+    critic = TextureStats(structure="none")
+    assert float(critic.score(other, hr)) > 1.3 * float(critic.score(low, hr))
+
+
+def test_structure_keeps_texture_in_its_place():
+    hr = texture(0)
+    shuffled = hr.roll((32, 32), (2, 3))
+    without = float(TextureStats(structure="none").score(shuffled, hr))
+    with_coarse = float(TextureStats().score(shuffled, hr))
+    assert with_coarse < 0.5 * without
+    half = float(TextureStats(coarse_weight=0.5).score(shuffled, hr))
+    assert half == pytest.approx((with_coarse * without) ** 0.5, rel=1e-6)
+
+
+def test_haarpsi_as_structure_is_the_product():
+    sr, hr = softened(texture(0)), texture(0)
+    product = TextureStats(structure="none").score(sr, hr) * haarpsi.haarpsi(sr, hr)
+    torch.testing.assert_close(TextureStats(structure="haarpsi").score(sr, hr), product)
+
+
+def test_energy_falls_with_blur_and_rises_with_noise():
+    image = texture(0)
+    sharp = stats(image)["energy"].mean()
+    assert float(stats(softened(image))["energy"].mean()) < 0.5 * float(sharp)
+    noisy = image + 0.05 * torch.randn(image.shape, generator=torch.Generator().manual_seed(3), dtype=image.dtype)
+    assert float(stats(noisy)["energy"].mean()) > 1.1 * float(sharp)
+
+
+def test_shape_sees_sparse_against_dense_detail():
+    dense = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sparse = dense * (torch.rand(dense.shape, generator=torch.Generator().manual_seed(1)) < 0.05)
+    level = stats(0.5 + 0.1 * sparse)["shape"][:, :5].mean(), stats(0.5 + 0.1 * dense)["shape"][:, :5].mean()
+    # Mean |x| over root mean square of a normal variable is sqrt(2 / pi).
+    assert float(level[1]) == pytest.approx((2 / torch.pi) ** 0.5, abs=0.02)
+    assert float(level[0]) < 0.65
+
+
+def test_shape_tells_bright_dots_from_dark_ones():
+    dots = torch.zeros(1, 3, 64, 64, dtype=torch.float64)
+    dots[..., 4::8, 4::8] = 0.5
+    bright, dark = stats(0.4 + dots)["shape"][:, 5].mean(), stats(0.6 - dots)["shape"][:, 5].mean()
+    assert float(bright) == pytest.approx(-float(dark), rel=1e-6)
+    assert float(bright) > 0.3
+
+
+@pytest.mark.parametrize("period", [2, 4])
+def test_periodicity_sees_a_grid_in_texture(period):
+    image = texture(0)
+    grid = torch.zeros_like(image)
+    grid[..., ::period, ::period] = 0.05 * period
+    plain, gridded = stats(image)["periodicity"], stats(image + grid)["periodicity"]
+    place = {2: 4, 4: 9}[period]  # shift (p, 0)
+    assert float(gridded[:, place].mean()) > float(plain[:, place].mean()) + 0.3
+    with_it = TextureStats(structure="none").score(image + grid, image)
+    without = TextureStats(structure="none", statistics=("energy",)).score(image + grid, image)
+    assert float(with_it) < 0.8 * float(without)
+
+
+def test_orientation_tells_the_diagonals_apart():
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    wave = 0.5 + 0.2 * torch.sin((x + y) / 2)
+    image = wave.expand(1, 3, 64, 64).double()
+    # Along one diagonal the horizontal and the vertical difference agree, along the other they are opposite.
+    assert float(stats(image)["orientation"][:, 0].mean()) > 0.9
+    assert float(stats(image.flip(-1))["orientation"][:, 0].mean()) < -0.9
+
+
+def test_colour_is_seen_and_grey_has_none():
+    grey = texture(0).mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    assert float(stats(grey)["colour"].max()) == pytest.approx(1e-3, abs=1e-6)
+    tinted = grey.clone()
+    tinted[:, 0] += 0.1 * torch.randn(96, 96, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert float(stats(tinted)["colour"].mean()) > 0.01
+
+
+def test_likeness_is_symmetric_and_saturates():
+    a, b = stats(texture(0)), stats(softened(texture(0)))
+    one, two = likeness(a, b, 0.004), likeness(b, a, 0.004)
+    for name in one:
+        torch.testing.assert_close(one[name], two[name])
+        assert 0 < float(one[name].min()) <= float(one[name].max()) <= 1
+
+
+def test_halve_keeps_flat_pictures_and_odd_sides():
+    image = torch.full((1, 3, 65, 71), 0.3)
+    torch.testing.assert_close(halve(image), torch.full((1, 3, 33, 36), 0.3))
+
+
+def test_sliced_likeness_ignores_the_order_of_values_only():
+    bands = torch.randn(1, 7, 16, 16, generator=torch.Generator().manual_seed(0))
+    turned = bands.flip(-1)
+    assert float(sliced_likeness(slices(bands, 16), slices(turned, 16), 0.004)) == pytest.approx(1, abs=1e-6)
+    weaker = float(sliced_likeness(slices(bands, 16), slices(0.5 * bands, 16), 1e-9))
+    assert weaker == pytest.approx(1 - 0.5 / 1.5, abs=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"distance": "swd"}, {"structure": "haarpsi"}, {"scales": 4}, {"statistics": ()}])
+def test_variants_prefer_gt_and_have_gradients_that_sharpen(options):
+    critic, hr = TextureStats(**options), texture(0)
+    sr = softened(hr).requires_grad_()
+    score = critic.score(sr, hr)
+    (gradient,) = torch.autograd.grad(score.sum(), sr)
+    step = sr.detach() + 0.01 * gradient / gradient.abs().max()
+    assert float(score.detach()) < float(critic.score(step, hr)) < float(critic.score(hr, hr))
+    assert F.cosine_similarity(gradient.flatten(), (hr - sr.detach()).flatten(), 0) > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"scales": 5}, InputError),
+        ({"statistics": ("energie",)}, InputError),
+        ({"distance": "l2"}, InputError),
+        ({"structure": "ssim"}, InputError),
+        ({"coarse_weight": -1}, InputError),
+    ],
+)
+def test_wrong_options_fail_at_construction(options, error):
+    with pytest.raises(error):
+        TextureStats(**options)
