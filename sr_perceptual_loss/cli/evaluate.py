@@ -67,6 +67,7 @@ def evaluate(
     from sr_perceptual_loss._version import __version__
     from sr_perceptual_loss.data.registry import read_labels
     from sr_perceptual_loss.evaluation.agreement import judge
+    from sr_perceptual_loss.evaluation.claiming import claimed
     from sr_perceptual_loss.evaluation.optional import need
     from sr_perceptual_loss.evaluation.scoring import ScoreFile, critic_digest, score_labels
 
@@ -88,18 +89,19 @@ def evaluate(
     settings = behind | {"weights": _named(network, weights), "data": data, "root": str(root), "split": split}
     settings |= {"labels": str(labels or "of the root"), "train_share": train_share, "split_seed": split_seed}
     settings |= {"limit": limit, "device": device, "bootstrap": bootstrap, "version": __version__}
-    known = ScoreFile(out / "scores.csv", behind) if out else None
-    scores = score_labels(
-        network,
-        wanted,
-        chosen,
-        seed=seed,
-        crop_size=crop_size,
-        crops_at_once=crops_at_once,
-        device=device,
-        known=known,
-        track=_track,
-    )
+    with claimed(out / "scores.csv" if out else None):
+        known = ScoreFile(out / "scores.csv", behind) if out else None
+        scores = score_labels(
+            network,
+            wanted,
+            chosen,
+            seed=seed,
+            crop_size=crop_size,
+            crops_at_once=crops_at_once,
+            device=device,
+            known=known,
+            track=_track,
+        )
     result = judge(wanted, scores, bootstrap=bootstrap, seed=seed)
     warning = MEANINGLESS if settings["weights"] == RANDOM else ""
     _print(result, warning)

@@ -77,6 +77,7 @@ def metrics(
     """
     from sr_perceptual_loss._checks import InputError
     from sr_perceptual_loss._version import __version__
+    from sr_perceptual_loss.evaluation.claiming import claimed
     from sr_perceptual_loss.evaluation.metric_set import build_measures
     from sr_perceptual_loss.evaluation.metric_table import MetricTable, means
 
@@ -102,8 +103,9 @@ def metrics(
         "columns": {name: column.about for name, column in columns.items()},
         "sources": sources,
     }
-    table = MetricTable(out.expanduser(), list(columns), settings) if out else None
-    rows = _measure(files, [*measures, *extra], scale, table)
+    with claimed(out):
+        table = MetricTable(out.expanduser(), list(columns), settings) if out else None
+        rows = _measure(files, [*measures, *extra], scale, table)
     found = means(rows, list(columns))
     if as_json:
         typer.echo(json.dumps(_report(rows, found, columns, settings, left_out), indent=2, allow_nan=False))

@@ -48,7 +48,10 @@ def critic_class(name: str) -> type[Critic]:
 
     Raises:
         UnknownNameError: with the nearest known name.
+        InputError: no text at all.
     """
+    if not isinstance(name, str):
+        raise InputError(f"critic: got {name!r}, expected the name of one.{nearest('', _CRITICS)}")
     try:
         return _CRITICS[name]
     except KeyError:
@@ -120,7 +123,14 @@ def _with_weights(cls: type[Critic], weights: str | Path) -> Critic:
             "critic.weights) before it serves as a loss or a metric.",
             stacklevel=3,
         )
-    critic = cls(**file.config)
+    try:
+        critic = cls(**file.config)
+    except Exception as error:  # whatever a damaged or made-up header leads to
+        raise WeightsError(
+            f"{path}: no {cls.card.name} can be built with the constructor arguments in its header "
+            f"({type(error).__name__}: {str(error)[:200]}). The file is damaged, or made by another version of this "
+            "package: fetch or convert it again."
+        ) from error
     store.load_state(critic, file.state, source=str(path), suggest=which_critic)
     return critic
 

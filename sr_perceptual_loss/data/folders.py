@@ -32,7 +32,7 @@ class ImageFolder:
         self._root = root
         self._names = tuple(names)
         self._deep = deep
-        existing = [root / name for name in names if (root / name).is_dir()]
+        existing = [root / name for name in names if _is_folder(root / name)]
         self._folders = existing if every else existing[:1]
         self._index: dict[str, list[Path]] | None = None
         self._asked: dict[str, Path] = {}
@@ -99,6 +99,13 @@ class ImageFolder:
             if not self._deep:
                 folders.clear()
             yield from (Path(place) / name for name in files if name.lower().endswith(SUFFIXES))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # no name that a folder can have: too long, or a zero in it
+        return False
 
 
 def _some(paths: Sequence[Path]) -> str:

@@ -41,7 +41,7 @@ def read_lines(file: Path, problems: Problems) -> list[tuple[int, str]]:
     except FileNotFoundError:
         problems.add(file, None, f"label file not found; {_holds(file.parent)}.")
         return []
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a name with a zero in it
         problems.add(file, None, f"no readable text file ({error}).")
         return []
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
@@ -87,7 +87,14 @@ def read_csv(file: Path, problems: Problems) -> tuple[tuple[str, ...], list[Row]
     if not lines:
         return (), []
     # Label files hold no quoted line breaks, so each line is parsed alone and its number is exact.
-    parsed = [(line, tuple(cell.strip() for cell in next(csv.reader([text])))) for line, text in lines]
+    parsed = []
+    for line, text in lines:
+        try:
+            parsed.append((line, tuple(cell.strip() for cell in next(csv.reader([text])))))
+        except csv.Error as error:
+            problems.add(file, line, f"no comma-separated row ({error}).")
+    if not parsed or parsed[0][0] != lines[0][0]:
+        return (), []
     header = tuple(cell.lower() for cell in parsed[0][1])
     rows = []
     for line, cells in parsed[1:]:
@@ -95,7 +102,7 @@ def read_csv(file: Path, problems: Problems) -> tuple[tuple[str, ...], list[Row]
             rows.append(Row(file, line, cells))
         else:
             problems.add(file, line, f"got {len(cells)} column(s), the header has {len(header)}: {','.join(header)}.")
-    if len(parsed) == 1:
+    if len(lines) == 1:
         problems.add(file, None, "the file has a header and no rows.")
     return header, rows
 

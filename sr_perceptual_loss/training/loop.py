@@ -153,6 +153,8 @@ class _Training:
         config, out = self.config, self.config.out
         if self.main:
             out.mkdir(parents=True, exist_ok=True)
+            for left in out.glob(".*.tmp"):  # of a run that was killed while it wrote
+                left.unlink()
             write_config(config)
         self.accelerator.wait_for_everyone()
         if self.state is not None:
@@ -221,16 +223,22 @@ class _Training:
             self.history.add(step, {"epoch": self.progress.epoch, "loss": mean, "gradient_norm": norm, "lr": rate})
 
     def _stop(self, batch: Batch, losses: Tensor, why: str) -> None:
-        """Save the batch and raise, in every process."""
+        """Save the batch and raise, in every process: they all see the same mean, so they all come here."""
+        from accelerate.utils import gather_object
+
         rank, step = self.accelerator.process_index, self.progress.step + 1
-        bad = (~torch.isfinite(losses)).nonzero().flatten().tolist() or list(range(len(losses)))
+        own = (~torch.isfinite(losses)).nonzero().flatten().tolist()
+        guilty = [number for number, bad in gather_object([(rank, bool(own))]) if bad]
+        if guilty and self.accelerator.num_processes > 1:
+            why += f" because of process {', '.join(map(str, guilty))}"
+        bad = own or ([] if guilty else list(range(len(losses))))
         self.config.out.mkdir(parents=True, exist_ok=True)
         path = self.config.out / f"bad_batch_step{step}_rank{rank}.safetensors"
         items = [self.plan.draws.draw(self.progress.epoch, int(i)) for i in batch.number]
         names = [{"judged": str(i.judged), "reference": str(i.reference), "label": i.label} for i in items]
         tensors = {name: value.detach().cpu().contiguous() for name, value in batch._asdict().items()}
         save_file(tensors, path, metadata={"items": json.dumps(names), "why": why})
-        culprits = ", ".join(f"{items[n].judged.name} against {items[n].reference.name}" for n in bad[:3])
+        culprits = ", ".join(f"{items[n].judged.name} against {items[n].reference.name}" for n in bad[:3]) or "none"
         raise NonFiniteError(
             f"step {step}: {why}. Nothing of it reached the weights; the batch is saved as {path} (suspects on this "
             f"process: {culprits}). Look at it, lower optimizer.lr or set optimizer.max_norm, then go on with --resume."

@@ -34,11 +34,12 @@ def read_typed(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) ->
     """
     path = Path(path).expanduser()
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: no valid YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: no text in UTF-8 ({error}).") from None
+    content = _parsed(text, str(path))
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected sections such as 'critic:' and 'data:', got {type(content).__name__}.")
     for text in overrides:
@@ -56,7 +57,14 @@ def _override(content: dict[str, Any], text: str) -> None:
         place = place.setdefault(section, {})
         if not isinstance(place, dict):
             raise InputError(f"--set {text}: '{section}' is a value, not a section.")
-    place[key] = yaml.safe_load(value)
+    place[key] = _parsed(value, f"--set {text}")
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # ValueError: a date such as 2001-99-99
+        raise InputError(f"{where}: no valid YAML: {' '.join(str(error).split())}") from None
 
 
 def build(cls: type[T], content: Mapping[str, Any], where: str) -> T:

@@ -72,6 +72,9 @@ def read(path: str | Path) -> WeightsFile:
             f"and 'srpl.critic' (entries: {', '.join(names[:5]) or 'none'}). If it holds weights of a critic, "
             f"convert it once: srpl convert {path} --critic NAME"
         )
+    odd = [key for key, value in metadata.items() if not isinstance(value, str)]
+    if odd:
+        raise WeightsError(f"{path}: '{odd[0]}' in its header is no text: a damaged file. Fetch or convert it again.")
     if metadata["srpl.format"] != FORMAT:
         raise WeightsError(
             f"{path}: written in format {metadata['srpl.format']!r} by sr_perceptual_loss "

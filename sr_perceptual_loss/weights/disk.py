@@ -101,7 +101,7 @@ def safetensors_header(path: Path) -> dict[str, Any]:
     try:
         header = json.loads(raw)
         end = max((int(v["data_offsets"][1]) for k, v in header.items() if k != "__metadata__"), default=0)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError):
         raise WeightsError(f"{path}: damaged safetensors header (no JSON description of tensors). {again}") from None
     if 8 + length + end != size:
         fault = "truncated" if size < 8 + length + end else "trailing bytes"

@@ -21,6 +21,7 @@ from sr_perceptual_loss._checks import WeightsError
 from sr_perceptual_loss.weights.convert import ConversionReport, convert
 from sr_perceptual_loss.weights.disk import sha256_of
 from sr_perceptual_loss.weights.hub import Hub, HubError, Resolved, offline_variable
+from sr_perceptual_loss.weights.licences import check_entry
 from sr_perceptual_loss.weights.manifest import WeightsEntry
 from sr_perceptual_loss.weights.matching import Storable, Suggest
 from sr_perceptual_loss.weights.pins import Pin, exclusive, read_pin, write_pin
@@ -69,6 +70,7 @@ def fetch(
             raise WeightsError(not_here(name, entry))
         return verified(name, entry)
     tell = progress or logger.info
+    check_entry(name, entry)
     with exclusive(home()):
         if on_this_machine(name, entry):
             return verified(name, entry)

@@ -6,11 +6,13 @@ our own safetensors file. This is the door of the package: critics and commands 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from sr_perceptual_loss._checks import WeightsError
 from sr_perceptual_loss.weights.container import WeightsFile, load_weights, read, save
 from sr_perceptual_loss.weights.fetching import Build, Remap, fetch, install
+from sr_perceptual_loss.weights.licences import check_entry, check_file
 from sr_perceptual_loss.weights.matching import load_state
 from sr_perceptual_loss.weights.places import (
     Entries,
@@ -53,20 +55,26 @@ def locate(name: str, entries: Entries, weights: str | Path, *, remap: Remap, bu
         An existing file.
 
     Raises:
-        WeightsError: not here, unknown, not downloadable, or not the file that was pinned; with the cure.
+        WeightsError: not here, unknown, not downloadable, not the file that was pinned, or without the licence that
+            ``SRPL_REQUIRE_LICENCE`` asks for; with the cure.
     """
+    if not isinstance(weights, str | os.PathLike):
+        raise WeightsError(f"{name}: weights: got {weights!r}, expected 'local', a tag, a path, or None.")
     if weights == "local":
         if not entries:
             raise WeightsError(none_published(name))
         entry = next(iter(entries.values()))
+        check_entry(name, entry)
         if not on_this_machine(name, entry):
             raise WeightsError(not_here(name, entry))
         return verified(name, entry)
     if isinstance(weights, str) and weights in entries:
         entry = entries[weights]
+        check_entry(name, entry)
         return verified(name, entry) if on_this_machine(name, entry) else fetch(name, entry, remap=remap, build=build)
     path = Path(weights).expanduser()
-    if path.exists():
+    if _there(path):
+        check_file(path)
         return path
     if isinstance(weights, str) and path.name == weights and not path.suffix:
         entry_of(name, entries, weights)
@@ -74,3 +82,10 @@ def locate(name: str, entries: Entries, weights: str | Path, *, remap: Remap, bu
         f"{name}: no file {path} (looked in {Path.cwd()}). Give the path of an existing .safetensors file, "
         f"'local', or a tag ({', '.join(entries) or 'this critic has none'})."
     )
+
+
+def _there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # no name that a file can have
+        return False

@@ -71,13 +71,27 @@ def test_help_and_version(srpl):
         (("score", "none.png", "none.png"), "SR: no such file or folder: none.png"),
     ],
 )
-def test_refused_input_is_one_message_on_stderr_and_exit_code_2(srpl, arguments, words):
+def test_r75_refused_input_is_one_message_on_stderr_and_exit_code_2(srpl, arguments, words):
     result = srpl(*arguments)
     assert result.exit_code == 2
     assert result.stdout == ""
     assert result.stderr.startswith("error: ")
     assert words in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_r75_typo_in_a_training_file(srpl, tmp_path):
+    (tmp_path / "train.yml").write_text(
+        "out: x\ncritic: {name: rqi_maniqa, weihgts: null}\ndata: {dataset: a, root: b}\n"
+    )
+    for more, words in (
+        ((), "critic: unknown key 'weihgts'. Did you mean 'weights'?"),
+        (("--set", "critic={name: rqi_manika}"), "Did you mean 'rqi_maniqa'?"),
+        (("--set", "epochs=[1"), "--set epochs=[1: no valid YAML"),
+    ):
+        result = srpl("train", "-c", tmp_path / "train.yml", *more)
+        assert result.exit_code == 2 and "Traceback" not in result.stderr
+        assert result.stderr.startswith("error: ") and words in result.stderr.replace("\n", " "), result.stderr
 
 
 def test_real_bugs_are_not_swallowed(srpl, monkeypatch):

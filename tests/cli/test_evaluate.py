@@ -120,7 +120,7 @@ def test_refusals_are_one_message_and_exit_code_2(run, table, arguments, words):
     assert result.stdout == ""
 
 
-def test_missing_package_is_said_before_the_work(run, table, monkeypatch):
+def test_r69_missing_package_is_said_before_the_work(run, table, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -379,3 +379,19 @@ def test_own_function_and_lr_that_do_not_fit(run, folders, module, picture, tmp_
     assert "--lr: 2 LR images for a.png (a_x4.png, ax4.png), expected one" in result.stderr
     (lr / "a_x4.png").unlink()
     assert "--lr: 0 LR images for b.png (none)" in run(*folders, "--lr", *options).stderr
+
+
+def test_two_runs_on_one_file(run, folders, tmp_path):
+    """The second is refused at once and touches nothing; when the first has ended, it takes over its rows."""
+    from sr_perceptual_loss.evaluation.claiming import claimed
+
+    out = tmp_path / "m.csv"
+    with claimed(out):
+        result = run(*folders, "--out", out)
+        assert result.exit_code == 2 and not out.exists()
+        assert f"--out {out}: another run is writing this file. Wait for it" in result.stderr
+    assert run(*folders, "--out", out).exit_code == 0
+    assert "3 of 3 rows taken from" in run(*folders, "--out", out).stderr
+    (tmp_path / "file").write_text("x")
+    result = run(*folders, "--out", tmp_path / "file" / "m.csv")
+    assert result.exit_code == 2 and "cannot be written" in result.stderr

@@ -250,3 +250,17 @@ def test_table_rows_and_number_of_tables(root):
     root.text("u.csv", "ref,dist,score")
     (line,) = report("table", root)
     assert line == "ROOT: expected one .csv file, got 2: t.csv, u.csv; give the table with labels=."
+
+
+def test_names_and_fields_that_no_file_can_have(root):
+    """Found by the fuzzers: a field of more than 128 KiB, folders with a name too long or a zero in it."""
+    root.text("dmos.csv", KADID, "x" * 140_000 + ",I01.png,4,0.5")
+    with pytest.raises(InputError, match=r"dmos\.csv, line 2: no comma-separated row \(field larger than"):
+        read_labels("kadid10k", root.path, check_images=False)
+    for folder in ("a" * 300, "a\0b"):
+        root.text("mine.csv", "ref,dist,score", f"{folder}/r.png,d.png,1")
+        with pytest.raises(InputError, match="no folder"):
+            read_labels("table", root.path, labels=root / "mine.csv")
+    root.text("test_reference_list.txt", "a\0b.png")
+    with pytest.raises(InputError, match="no readable text file"):
+        read_labels("pieapp", root.path, check_images=False)

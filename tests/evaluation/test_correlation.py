@@ -15,7 +15,7 @@ from sr_perceptual_loss.evaluation.correlation import correlate, krcc, logistic_
 pytest.importorskip("scipy", reason="scipy (extra eval) is not installed")
 
 
-def test_perfect_reversed_and_constant():
+def test_r73_perfect_reversed_and_constant():
     x = [0.1, 0.4, 0.35, 2.0]
     for function in (srcc, plcc, krcc):
         assert function(x, x) == pytest.approx(1.0)
@@ -46,7 +46,7 @@ def test_ties():
 
 
 @pytest.mark.parametrize(("x", "y"), [([1, 2], [1, 2, 3]), ([[1, 2]], [[1, 2]]), ([1, float("nan")], [1, 2])])
-def test_lists_that_cannot_be_compared(x, y):
+def test_r73_lists_that_cannot_be_compared(x, y):
     with pytest.raises(InputError, match=r"two lists of one length|entry 1 is nan"):
         srcc(x, y)
 
@@ -110,7 +110,7 @@ def test_mean_over_scenes_is_not_the_overall_number():
     assert all(math.isnan(end) for end in agreement.intervals["srcc"])
 
 
-def test_scenes_without_a_correlation_are_skipped_and_counted():
+def test_r73_scenes_without_a_correlation_are_skipped_and_counted():
     x = [1, 2, 3, 3, 2, 1, 5, 5, 5, 7, 1, 2]
     y = [1, 2, 3, 1, 2, 3, 1, 2, 3, 7, 4, 4]
     agreement = correlate(x, y, list("aaabbbcccdee"), bootstrap=0)
@@ -201,6 +201,6 @@ def test_options_out_of_range(options):
         correlate([1, 2], [1, 2], ["a", "a"], **options)
 
 
-def test_nothing_to_correlate():
+def test_r73_nothing_to_correlate():
     with pytest.raises(InputError, match="at least one image"):
         correlate([], [], [])

@@ -68,7 +68,7 @@ def run(critic, height, width, name="paper", **options):
         ("centre", 64, 50, [1]),
     ],
 )
-def test_crop_counts_per_scale(name, height, width, counts):
+def test_r72_crop_counts_per_scale(name, height, width, counts):
     critic = Recorder(fixed=16)
     run(critic, height, width, name, crops_at_once=20)
     assert [len(sr) for sr, _ in critic.calls] == counts
@@ -76,7 +76,7 @@ def test_crop_counts_per_scale(name, height, width, counts):
 
 
 @pytest.mark.parametrize("name", ["paper", "released", "single_scale", "centre", "full"])
-def test_image_of_exactly_the_input_size_is_scored_once_as_it_is(name):
+def test_r71_image_of_exactly_the_input_size_is_scored_once_as_it_is(name):
     critic, image = Recorder(fixed=16), positions(16, 16)
     assert score_pair(critic, image, image, PROTOCOLS[name], seed=3) == pytest.approx(float(image[2].mean()))
     assert critic.shapes() == [(1, 3, 16, 16)]
@@ -93,12 +93,12 @@ def test_halved_side_equal_to_the_input_is_square_and_counts_ten_times(side):
 
 
 @pytest.mark.parametrize(("height", "width"), [(15, 40), (40, 15), (15, 15)])
-def test_slightly_smaller_than_the_input_is_an_error_with_the_cure(height, width):
+def test_r71_slightly_smaller_than_the_input_is_an_error_with_the_cure(height, width):
     with pytest.raises(InputError, match=rf"takes exactly 16x16 and the image is {height}x{width}.*enlarge both"):
         run(Recorder(fixed=16), height, width)
 
 
-def test_crops_lie_at_the_same_place_in_both_images_and_inside():
+def test_r72_crops_lie_at_the_same_place_in_both_images_and_inside():
     critic = Recorder(fixed=16)
     run(critic, 40, 33, "single_scale")
     for sr, hr in critic.calls:
@@ -112,6 +112,17 @@ def test_crops_lie_at_the_same_place_in_both_images_and_inside():
     torch.testing.assert_close(crops[7], positions(40, 33)[:, row : row + 16, column : column + 16])
 
 
+def test_r72_same_boxes_at_all_three_scales():
+    """The probe holds each pixel's place; its half brightness as the reference must be cut at the same places."""
+    critic = Recorder(fixed=16)
+    run(critic, 64, 50, "paper", crops_at_once=20)
+    assert [len(sr) for sr, _ in critic.calls] == [20, 20, 20]
+    for sr, hr in critic.calls:
+        torch.testing.assert_close(hr, sr * 0.5)
+        # Twenty boxes, not one box twenty times.
+        assert len({tuple(crop[:2, 0, 0].tolist()) for crop in sr}) > (1 if sr is critic.calls[-1][0] else 10)
+
+
 def test_every_corner_can_be_drawn_including_the_last():
     seen = set()
     for seed in range(30):
@@ -121,7 +132,7 @@ def test_every_corner_can_be_drawn_including_the_last():
     assert seen == {(row, column) for row in range(3) for column in range(2)}
 
 
-def test_boxes_depend_on_seed_and_size_only():
+def test_r72_boxes_depend_on_seed_and_size_only():
     def corners(height=40, width=33, **options):
         critic = Recorder(fixed=16)
         run(critic, height, width, "single_scale", **options)

@@ -153,7 +153,7 @@ def test_judge_votes_and_their_parts(labels):
     assert "70% of votes" in report_html(judge(only, scores, bootstrap=0), {"critic": "haarpsi"})
 
 
-def test_judge_refuses_gaps(labels):
+def test_r74_judge_refuses_gaps(labels):
     scores = scored(labels)
     scores.popitem()
     with pytest.raises(InputError, match=r"c_3.png.*no score"):
@@ -221,7 +221,7 @@ def test_large_pictures_are_reduced_and_say_so(labels):
     assert text.count("reduced from 800x40") == 2
 
 
-def test_result_is_strict_json(labels, tmp_path):
+def test_r73_result_is_strict_json_and_undefined_numbers_are_null(labels, tmp_path):
     one = LabelSet("one", labels.rated[:4])
     result = judge(one, scored(one), bootstrap=0)
     write_result(tmp_path / "result.json", result, {"root": "x"})

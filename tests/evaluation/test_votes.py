@@ -36,7 +36,7 @@ def test_win_rate():
     assert "best image" in share.definition
 
 
-def test_win_rate_with_ties():
+def test_r74_win_rate_with_ties():
     # People like two best: any of them wins. The metric likes two best, one of which is right: half.
     assert win_rate([1, 2, 3], [0, 9, 9], list("aaa")).value == 1.0
     share = win_rate([3, 3, 1], [5, 4, 6], list("aaa"))
@@ -84,12 +84,12 @@ def test_thurstone_unit_and_intervals():
     np.testing.assert_allclose(ratio, 1.959964 / 0.674490, rtol=1e-5)
 
 
-def test_item_that_always_wins_stays_finite():
+def test_r74_item_that_always_wins_stays_finite():
     found = thurstone([[0, 20], [0, 0]])
     assert 1 < found.scores[0] < 10
 
 
-def test_disconnected_comparisons():
+def test_r74_disconnected_comparisons():
     wins = wins_matrix(4, [(0, 1), (1, 0), (2, 3)])
     with pytest.raises(InputError, match=r"items of \{a, b\} with items of \{c, d\}"):
         thurstone(wins, names=["a", "b", "c", "d"])

@@ -49,7 +49,7 @@ def check(results, before="before", after="after"):
     assert pairs and all(a["psnr_y"] != b["psnr_y"] for a, b in pairs)
 
 
-def test_plain_pytorch(example, folder, tmp_path, capsys):
+def test_r67_plain_pytorch(example, folder, tmp_path, capsys):
     module, out = example("plain_pytorch"), tmp_path / "out"
     results = module.main(options(folder, out))
     check(results)
@@ -82,7 +82,7 @@ def test_weight_zero_is_a_control(example, folder, tmp_path):
     assert control["after"] != treated["after"]
 
 
-def test_lightning(example, folder, tmp_path):
+def test_r67_lightning(example, folder, tmp_path):
     pytest.importorskip("lightning", reason="needs lightning")
     module, out = example("lightning_module"), tmp_path / "out"
     check(module.main(options(folder, out)))
@@ -94,7 +94,7 @@ def test_lightning(example, folder, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_accelerate(example, folder, tmp_path, precision):
+def test_r67_accelerate(example, folder, tmp_path, precision):
     pytest.importorskip("accelerate", reason="needs accelerate")
     module, out = example("accelerate_loop"), tmp_path / "out"
     try:

@@ -57,7 +57,7 @@ def entry(**options):
     return {"type": "haarpsiLoss", "loss_weight": 0.5, **options}
 
 
-def test_the_trainer_applies_the_weight(host):
+def test_r67_trainner_applies_the_weight(host):
     sr, hr = make_pair()
     loss = host.LOSS_REGISTRY.build(entry(loss_weight="25e-2"))
     assert loss.loss_weight == 0.25
@@ -65,13 +65,13 @@ def test_the_trainer_applies_the_weight(host):
     assert loss(sr, hr).shape == () and float(loss(sr, hr)) < 0
 
 
-def test_names_in_lower_case_and_ours_beside_its_ssim(host):
+def test_r68_trainner_names_in_lower_case_and_ours_beside_its_ssim(host):
     assert "SRPLSSIMLoss" in host.names and "SSIMLoss" not in host.names
     assert "rqi_maniqaloss" in host.LOSS_REGISTRY.map and "criticloss" in host.LOSS_REGISTRY.map
     assert trainner.register() == host.names
 
 
-def test_negative_weight_is_refused_with_the_reason(host):
+def test_r67_trainner_negative_weight_is_refused_with_the_reason(host):
     with pytest.raises(InputError, match="bicubic LR"):
         host.LOSS_REGISTRY.build(entry(loss_weight=-0.1))
 
@@ -135,7 +135,7 @@ def test_schedule_without_the_runner_and_nan(host):
         host.LOSS_REGISTRY.build(entry())(sr * float("inf"), hr)
 
 
-def test_metric_takes_rgb_bytes_and_a_device(host):
+def test_r70_trainner_metric_takes_rgb_bytes_and_a_device(host):
     generator = np.random.default_rng(0)
     hr = generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)
     sr = np.clip(hr.astype(int) + generator.integers(-20, 21, hr.shape) * [1, 0, 0], 0, 255).astype(np.uint8)
@@ -154,14 +154,14 @@ def test_metric_takes_rgb_bytes_and_a_device(host):
         host.METRIC_REGISTRY.get("calculate_haarpsi")(img=sr / 255, img2=hr, device="cpu")
 
 
-def test_runner_outside_of_a_clone(tmp_path, monkeypatch):
+def test_r69_trainner_runner_outside_of_a_clone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InstallError, match="clone of traiNNer"):
         trainner.main()
 
 
 @pytest.mark.skipif("SRPL_TRAINNER" not in os.environ, reason="needs SRPL_TRAINNER=<root of a clone of traiNNer-redux>")
-def test_real_build_loss_and_models():
+def test_r67_trainner_real_build_loss_and_models():
     code = (
         "import torch; from traiNNer.losses import build_loss; from sr_perceptual_loss.integrations import trainner\n"
         "names = trainner.register(); import traiNNer.models as m; stock = m.SRModel; trainner.install_models()\n"

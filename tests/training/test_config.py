@@ -58,7 +58,7 @@ def test_what_is_written_reads_back_the_same(tmp_path):
         ("epochs.x=1", ["'epochs' is a value"]),
     ],
 )
-def test_faults_name_key_and_cure(tmp_path, override, words):
+def test_r75_faults_name_key_and_cure(tmp_path, override, words):
     content = {**MINIMAL, "epochs": 2}
     with pytest.raises(InputError) as error:
         read(tmp_path, content, override)
@@ -81,3 +81,21 @@ def test_combinations_that_cannot_be(tmp_path):
         read(tmp_path, MINIMAL, "scheme=mos", "pairs.same_distortion=true")
     with pytest.raises(InputError, match="brings its own constructor arguments"):
         read(tmp_path, MINIMAL, "critic.weights=a.safetensors", "critic.config.dim=8")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"\xff\xfe", "no text in UTF-8"), (b"epochs: 2001-99-99", "no valid YAML"), (b"[" * 5000, "no valid YAML")],
+)
+def test_files_that_yaml_stumbles_over(tmp_path, content, words):
+    """Found by the fuzzers."""
+    (tmp_path / "x.yml").write_bytes(content)
+    with pytest.raises(InputError, match=words):
+        read_config(tmp_path / "x.yml")
+
+
+def test_keys_that_are_no_text_and_numbers_beyond_floats(tmp_path):
+    with pytest.raises(InputError, match="unknown key '3'"):
+        read(tmp_path, {**MINIMAL, 3: 4})
+    with pytest.raises(InputError, match=r"optimizer\.lr: got a whole number that is too large"):
+        read(tmp_path, {**MINIMAL, "optimizer": {"lr": 10**400}})

@@ -15,7 +15,7 @@ import yaml
 from safetensors import safe_open
 
 from sr_perceptual_loss import create_critic
-from sr_perceptual_loss._checks import InputError, NonFiniteError
+from sr_perceptual_loss._checks import InputError, InstallError, NonFiniteError
 from sr_perceptual_loss.training import loop
 from sr_perceptual_loss.training.history import History
 from sr_perceptual_loss.training.loop import train
@@ -209,3 +209,9 @@ def test_two_processes_give_the_same_validation_as_one(settings, tmp_path):
     assert validations(two) == pytest.approx(validations(config.out), abs=1e-12)
     one, other = losses(config.out), losses(two)
     assert set(one) == set(other) and [other[s] for s in one] == pytest.approx(list(one.values()), rel=1e-4)
+
+
+def test_r69_without_accelerate_the_message_says_what_to_install(settings, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(InstallError, match=r"accelerate is missing: pip install 'sr_perceptual_loss\[train\]'"):
+        run(settings())

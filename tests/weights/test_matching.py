@@ -21,7 +21,7 @@ def test_fills_the_aliases_and_both_names(small_class, state):
     assert torch.equal(critic.state_dict()["again.0.weight"], state["body.0.weight"])
 
 
-def test_counts_and_first_five_names(small_class, state):
+def test_r56_counts_and_first_five_names(small_class, state):
     keys = list(state)
     wrong = {f"x{i}": torch.zeros(1) for i in range(7)}
     wrong[keys[0]] = torch.zeros(5, 5)

@@ -28,7 +28,7 @@ def test_home_is_read_at_call_time(monkeypatch, tmp_path, variables, expected):
     assert str(store.home()) == expected.format(home=tmp_path)
 
 
-def test_local_never_touches_the_network(store_home, locate, monkeypatch):
+def test_r52_local_never_touches_the_network(store_home, locate, monkeypatch):
     def blocked(*_, **__):
         raise AssertionError("a connection was opened")
 
@@ -89,3 +89,9 @@ def test_paths_and_unknown_tags(store_home, locate, small, tmp_path, monkeypatch
         words = r"no file .*none.*existing \.safetensors file, 'local', or a tag \(official\)"
         with pytest.raises(WeightsError, match=words):
             locate(missing)
+
+
+@pytest.mark.parametrize("weights", [[], 3, "x" * 5000 + ".safetensors", "a\0b.safetensors"])
+def test_what_is_no_name_of_a_file(store_home, locate, weights):
+    with pytest.raises(WeightsError, match=r"expected 'local', a tag, a path|Give the path of an existing"):
+        locate(weights)

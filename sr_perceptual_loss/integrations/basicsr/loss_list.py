@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sr_perceptual_loss._checks import InputError, NonFiniteError, check_choice, check_known_keys
+from sr_perceptual_loss._checks import InputError, check_choice, check_known_keys
 from sr_perceptual_loss.functional.balance import GradNormBalancer
+from sr_perceptual_loss.functional.ranks import world_size
+from sr_perceptual_loss.integrations.basicsr.agreeing import call_together, check_finite
 from sr_perceptual_loss.integrations.basicsr.slots import StockSlot, build_entry, entry_name, takes_schedule
 from sr_perceptual_loss.losses.base import PairLoss
 from sr_perceptual_loss.losses.frozen import share_critics
@@ -66,6 +68,8 @@ class LossList(nn.Module):
         #: Detached 0-d values of the last call, by name.
         self.parts: dict[str, Tensor] = {}
         self._called: set[str] = set()
+        #: Bad gradients of this rank in the last step.
+        self.notes: list[str] = []
         #: Set by our models.
         self.guard: HackingGuard | None = None
         self._iteration: int | None = None
@@ -78,6 +82,12 @@ class LossList(nn.Module):
             if isinstance(inner, PairLoss):
                 losses[name] = inner
         return losses
+
+    def agree(self) -> None:
+        """Let a NaN in one of our losses on one rank stop all ranks; every rank has to call the list equally often."""
+        for loss in self.pair_losses().values():
+            if loss.on_nonfinite == "raise":
+                loss.on_nonfinite = "raise_all"
 
     def step(self, iteration: int) -> None:
         """Tell every loss of ours the global iteration."""
@@ -161,7 +171,7 @@ class LossList(nn.Module):
 
     def begin(self) -> None:
         """Forget the last call: what is not called from now on is logged as zero."""
-        self.parts, self._called = {}, set()
+        self.parts, self._called, self.notes = {}, set(), []
 
     def _balanced(self, members: Mapping[str, nn.Module], output: Tensor, gt: Tensor) -> Tensor:
         """The balanced part; schedules act on the shares, since a factor on a loss would be balanced away."""
@@ -185,9 +195,11 @@ class LossList(nn.Module):
             self.parts[name] = torch.zeros((), device=output.device)
             return output[:0].float().sum()  # a zero on the graph, whatever output holds
         own = output.view_as(output)
-        if own.requires_grad:
-            own.register_hook(lambda gradient: _check_finite(gradient, f"{name}: the gradient to the SR output"))
-        result = member(own, gt)
+        ours = self.pair_losses().get(name)
+        agreed = ours is not None and ours.on_nonfinite == "raise_all"
+        if own.requires_grad and not agreed:
+            own.register_hook(lambda gradient: self._check_gradient(gradient, name))
+        result = member(own, gt) if agreed else call_together(lambda: member(own, gt), name, output.device)
         self._called.add(name)
         values = [v for v in (result if isinstance(result, tuple) else (result,)) if v is not None]
         if not values or any(v.dim() != 0 for v in values):
@@ -195,9 +207,18 @@ class LossList(nn.Module):
             raise InputError(f"losses: '{name}' returned shapes {shapes}, expected a 0-d tensor (reduction: mean).")
         value = values[0] if len(values) == 1 else values[0] + values[1]
         value = value if factor == 1 else factor * value
-        _check_finite(value, f"{name}: the loss")
+        if not agreed:
+            check_finite(value, f"{name}: the loss")
         self.parts[name] = value.detach()
         return value.float()
+
+    def _check_gradient(self, gradient: Tensor, name: str) -> None:
+        """Stop, or with several ranks leave a note for the check before the optimizer step (see agreeing.py)."""
+        what = f"{name}: the gradient to the SR output"
+        if world_size() == 1:
+            check_finite(gradient, what)
+        elif not bool(torch.isfinite(gradient).all()):
+            self.notes.append(f"{what} is NaN or infinite")
 
 
 def build_balancer(balance: Mapping[str, Any], names: Sequence[str]) -> GradNormBalancer:
@@ -229,8 +250,3 @@ def build_balancer(balance: Mapping[str, Any], names: Sequence[str]) -> GradNorm
 def _place(key: str, places: Mapping[str, str]) -> str:
     name, slash, rest = key.partition("/")
     return places[name] + rest if slash else key
-
-
-def _check_finite(tensor: Tensor, what: str) -> None:
-    if not bool(torch.isfinite(tensor.detach()).all()):
-        raise NonFiniteError(f"{what} is NaN or infinite. Stopped before the optimizer step.")

@@ -8,6 +8,7 @@ BasicSR calls a metric once per image with uint8 BGR arrays and all YAML keys as
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
@@ -21,6 +22,8 @@ from sr_perceptual_loss.functional.crops import CropPlan, crop_pairs
 from sr_perceptual_loss.losses.frozen import FrozenCritic
 
 __all__ = ["critic_metric"]
+
+logger = logging.getLogger("sr_perceptual_loss")
 
 #: Crops per image for a critic of fixed input size: evenly spaced, so the same image always gets the same score.
 FIXED_SIZE_CROPS = {"count": 9, "position": "grid"}
@@ -126,6 +129,8 @@ def register() -> None:
     for name, critic in {**names, "calculate_rqi": "rqi_maniqa"}.items():
         if name not in METRIC_REGISTRY:
             METRIC_REGISTRY.register(_named(name, critic))
+        elif METRIC_REGISTRY.get(name).__module__ != __name__:
+            logger.warning("BasicSR knows another metric %s already, which stays; ours is not registered.", name)
 
 
 register()

@@ -8,7 +8,6 @@ losses and guard know across a resume.
 from __future__ import annotations
 
 import inspect
-import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,9 +21,12 @@ from basicsr.models.swinir_model import SwinIRModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from sr_perceptual_loss._checks import InputError, NonFiniteError, check_known_keys, nearest
+from sr_perceptual_loss.integrations.basicsr.agreeing import FiniteCheck, notes_of_all
 from sr_perceptual_loss.integrations.basicsr.losses import LossList
+from sr_perceptual_loss.integrations.basicsr.saving import read_side_state, save_side_state, side_file, whole_files
 from sr_perceptual_loss.losses.base import PairLoss
 from sr_perceptual_loss.losses.guard import HackingError, HackingGuard
 from sr_perceptual_loss.losses.guard_measures import FIDELITY
@@ -48,30 +50,6 @@ GUARD_KEYS = ("guards", "gaurd", "hacking_guard", "guard_opt")
 GUARD = {"every": 200, "action": "warn"}
 #: Adversarial training trades fidelity for texture by itself.
 GAN_TOLERANCE = 3.0
-#: Beside BasicSR's folder and not in it: --auto_resume takes every name there that ends in "state" for a number.
-STATE_FOLDER = "srpl_states"
-
-
-class FiniteCheck(nn.Module):
-    """A stock loss that stops the run, by name, when its value is not finite.
-
-    Args:
-        loss: the loss to call.
-        name: what to call it in the message.
-    """
-
-    def __init__(self, loss: nn.Module, name: str) -> None:
-        super().__init__()
-        self.loss = loss
-        self.name = name
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Whatever the wrapped loss takes and returns."""
-        value = self.loss(*args, **kwargs)
-        if isinstance(value, Tensor) and not bool(torch.isfinite(value.detach()).all()):
-            side = " (discriminator side)" if kwargs.get("is_disc") else ""
-            raise NonFiniteError(f"{self.name}{side}: the loss is NaN or infinite. Stopped before the optimizer step.")
-        return value
 
 
 def check_train_options(train: Mapping[str, Any], slots: tuple[str, ...], model: str) -> None:
@@ -164,6 +142,8 @@ class PerceptualMixin:
                 setattr(self, slot, FiniteCheck(getattr(self, slot), name).to(self.device))
         losses = self.cri_perceptual
         if isinstance(losses, LossList):
+            if self.opt.get("dist"):
+                losses.agree()
             losses.guard = build_guard(train, losses.pair_losses(), gan="gan_opt" in self.loss_slots)
         if train.get("guard") and getattr(losses, "guard", None) is None:
             get_root_logger().warning("train.guard: no entry of `losses` has a critic's score; there is no guard.")
@@ -206,6 +186,13 @@ class PerceptualMixin:
             logged.update(losses.guard.logs())  # plain numbers, the same on all ranks: no device sync
         return logged
 
+    def save_network(
+        self, net: nn.Module | list[nn.Module], net_label: str, current_iter: int, param_key: str | list[str] = "params"
+    ) -> None:
+        """BasicSR's ``models/<label>_<iter>.pth``, whole or not there."""
+        with whole_files(self, "models"):
+            super().save_network(net, net_label, current_iter, param_key)  # type: ignore[misc]
+
     def save_training_state(self, epoch: int, current_iter: int) -> None:
         """BasicSR's ``training_states/<iter>.state``, and what our losses know: ``srpl_states/<iter>.srpl.state``."""
         losses = self.cri_perceptual
@@ -213,8 +200,9 @@ class PerceptualMixin:
             guard = None if losses.guard is None else losses.guard.state_dict()
             state = {"version": 1, "iter": current_iter, "losses": losses.training_state(), "guard": guard}
             # First, so that BasicSR's file never stands there without ours.
-            _save_whole(state, _side_file(Path(self.opt["path"]["training_states"]), current_iter))
-        super().save_training_state(epoch, current_iter)  # type: ignore[misc]
+            save_side_state(state, side_file(Path(self.opt["path"]["training_states"]), current_iter))
+        with whole_files(self, "training_states"):
+            super().save_training_state(epoch, current_iter)  # type: ignore[misc]
 
     def resume_training(self, resume_state: Mapping[str, Any]) -> None:
         """BasicSR's optimizers and schedulers, and our losses and guard."""
@@ -223,13 +211,13 @@ class PerceptualMixin:
         if not isinstance(losses, LossList) or (losses.guard is None and not losses.training_state()):
             return
         given, folder = self.opt["path"].get("resume_state"), self.opt["path"].get("training_states")
-        path = _side_file(Path(given).parent if given else Path(folder), int(resume_state["iter"]))
+        path = side_file(Path(given).parent if given else Path(folder), int(resume_state["iter"]))
         if not path.is_file():
             get_root_logger().warning(
                 f"{path} is missing. Schedules follow the global iteration all the same; guard and balancer start anew."
             )
             return
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        state = read_side_state(path, self.device)
         missing, unknown = losses.load_training_state(state["losses"])
         if missing or unknown:
             get_root_logger().warning(f"{path}: start anew: {missing}; no longer there: {unknown}.")
@@ -242,31 +230,29 @@ class PerceptualMixin:
         for network, optimizer in (("net_g", "optimizer_g"), ("net_d", "optimizer_d")):
             if getattr(self, optimizer, None) is None:
                 continue
-            bare = self.get_bare_model(getattr(self, network))  # type: ignore[attr-defined]
+            whole = getattr(self, network)
+            bare = self.get_bare_model(whole)  # type: ignore[attr-defined]
             names = {id(p): f"{network}.{name}" for name, p in bare.named_parameters()}
+            shared = isinstance(whole, DistributedDataParallel)
 
-            def check(opt: torch.optim.Optimizer, *_: object, names: dict[int, str] = names) -> None:
-                _check_gradients(opt, names)
+            def check(
+                opt: torch.optim.Optimizer, *_: object, names: dict[int, str] = names, shared: bool = shared
+            ) -> None:
+                notes = self.cri_perceptual.notes if isinstance(self.cri_perceptual, LossList) else []
+                _check_gradients(opt, names, notes, shared=shared)
 
             getattr(self, optimizer).register_step_pre_hook(check)
 
 
-def _side_file(training_states: Path, iteration: int) -> Path:
-    return training_states.parent / STATE_FOLDER / f"{iteration}.srpl.state"
-
-
-def _save_whole(state: Mapping[str, Any], path: Path) -> None:
-    """All of the file or nothing of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    torch.save(state, part)
-    part.replace(path)
-
-
-def _check_gradients(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> None:
+def _check_gradients(
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str], notes: list[str], *, shared: bool
+) -> None:
+    """``shared``: DDP has averaged these gradients, so that all ranks see the same ones and stop together."""
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if not parameters or bool(torch.isfinite(torch.nn.utils.get_total_norm([p.grad for p in parameters]))):
         return
+    for note in notes_of_all(notes) if shared else notes:
+        raise NonFiniteError(f"{note}. Stopped before the optimizer step.")
     for p in parameters:
         if not bool(torch.isfinite(p.grad).all()):
             raise NonFiniteError(
