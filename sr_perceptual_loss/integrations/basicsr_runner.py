@@ -35,7 +35,7 @@ def run(basicsr_args: Sequence[str], imports: Sequence[str] = (), script: str | 
     Args:
         basicsr_args: what BasicSR's own parser reads: ``-opt x.yml --auto_resume --launcher pytorch ...``.
         imports: modules of a project to import first (its archs and models); looked for beside the script, or in the
-            working directory.
+            working directory, or in its partial ``basicsr/``.
         script: a project's own start script; without it, ``basicsr.train.train_pipeline`` runs in the working
             directory.
 
@@ -64,7 +64,7 @@ def prepare(imports: Sequence[str] = (), script: str | Path | None = None) -> No
     """Make BasicSR importable, our parts registered and a project's modules imported, in the right order.
 
     Args:
-        imports: modules of a project, beside the script or in the working directory.
+        imports: modules of a project, beside the script, in the working directory or in its partial ``basicsr/``.
         script: a project's own start script; its folder comes first on the path.
 
     Raises:
@@ -83,14 +83,16 @@ def _arrange_path(home: Path, front: bool) -> None:
     """Keep a partial ``basicsr/`` from hiding the real one; prefer a whole clone that the user stands in.
 
     A folder with a partial basicsr goes to the end of the path instead of off it, since the project's own modules are
-    looked for there. The folder of a script comes first, as Python itself would have it.
+    looked for there; so does that basicsr folder, from which CAMixerSR takes ``archs`` and ``models`` as top-level
+    names. The folder of a script comes first, as Python itself would have it.
     """
     folders = list(dict.fromkeys([str(home), str(Path.cwd())]))
     partial = {f for f in folders if (Path(f) / "basicsr").is_dir() and not _is_whole(Path(f))}
     path = [p for p in sys.path if str(Path(p or ".").resolve()) not in partial]
     first = [f for f in folders if f not in partial and (_is_whole(Path(f)) or (front and f == str(home)))]
     path = [*first, *(p for p in path if p not in first)]
-    sys.path[:] = [*path, *(f for f in folders if f not in path)]
+    last = [*folders, *(str(Path(f) / "basicsr") for f in folders if f in partial)]
+    sys.path[:] = [*path, *(f for f in last if f not in path)]
 
 
 def _is_whole(folder: Path) -> bool:

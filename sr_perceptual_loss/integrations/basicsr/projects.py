@@ -2,19 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 import yaml
 from basicsr.utils.options import ordered_yaml
 from basicsr.utils.registry import MODEL_REGISTRY
+from torch import nn
 
-from sr_perceptual_loss._checks import UnknownNameError, nearest
+from sr_perceptual_loss._checks import InputError, UnknownNameError, as_int, nearest
 from sr_perceptual_loss.integrations.basicsr.models import perceptual
 
-__all__ = ["ensure_model", "model_type_of"]
+__all__ = ["CAMixerMends", "ensure_model", "model_type_of"]
 
 PREFIX = "Perceptual"
+
+
+class CAMixerMends:
+    """What CAMixerSR's ``CAModel`` needs as shipped (icandle/CAMixerSR d690b12); its own training step stays.
+
+    * Its network reads ``self.ratio`` in train mode and never sets it: the number is in each of its mixers.
+    * Its network returns (output, routing term). DataParallel makes a vector of that term.
+    * Its evaluation draws Gumbel noise that decides how many windows get attention. Here every image is restored
+      under the seeds ``val.routing_seed`` (default 0), +1, ... in ``val.routing_draws`` (default 1) draws, and a metric
+      is the mean over all of them. The random state is given back: a score depends on weights and images alone, and
+      validating does not change the training.
+    """
+
+    # Set by BasicSR's classes.
+    opt: dict[str, Any]
+    device: torch.device
+    net_g: nn.Module
+
+    #: Number of the draw that ``test()`` makes.
+    draw = 0
+
+    def init_training_settings(self) -> None:
+        """Give the network its ratio, then let BasicSR do the rest."""
+        if isinstance(self.net_g, nn.DataParallel):
+            raise InputError(
+                f"num_gpu: got {self.opt.get('num_gpu')} without a launcher, which is DataParallel: CAMixerSR's "
+                "routing term would be a vector. Set num_gpu: 1, or start with torchrun and --launcher pytorch."
+            )
+        network = self.get_bare_model(self.net_g)  # type: ignore[attr-defined]
+        if not hasattr(network, "ratio"):
+            found = (m.ratio for m in network.modules() if isinstance(getattr(m, "ratio", None), int | float))
+            ratio = next(found, None)
+            if ratio is not None:
+                network.ratio = ratio
+        super().init_training_settings()  # type: ignore[misc]
+
+    def test(self) -> None:
+        """BasicSR's own, under the seed of this draw."""
+        seed = as_int("val.routing_seed", self._val("routing_seed", 0)) + self.draw
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            super().test()  # type: ignore[misc]
+
+    def nondist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:
+        """BasicSR's own, which is also that of rank 0, with every image coming once per draw."""
+        draws = as_int("val.routing_draws", self._val("routing_draws", 1), minimum=1)
+        super().nondist_validation(Draws(dataloader, draws, self), current_iter, tb_logger, save_img)  # type: ignore[misc]
+        self.draw = 0
+
+    def _val(self, key: str, default: int) -> object:
+        return (self.opt.get("val") or {}).get(key, default)
+
+
+class Draws:
+    """A loader that gives each item several times and tells the model which time it is.
+
+    Args:
+        loader: BasicSR's.
+        draws: how often.
+        model: its ``draw`` is set.
+    """
+
+    def __init__(self, loader: Any, draws: int, model: CAMixerMends) -> None:
+        self.loader, self.draws, self.model = loader, draws, model
+        self.dataset = loader.dataset
+
+    def __len__(self) -> int:
+        return len(self.loader) * self.draws
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self.loader:
+            for draw in range(self.draws):
+                self.model.draw = draw
+                yield item
+
+
+#: Model class of a project -> what it needs beside the list of losses.
+MENDS: dict[str, type] = {"CAModel": CAMixerMends}
 
 
 def model_type_of(basicsr_args: Sequence[str]) -> str | None:
@@ -50,7 +132,10 @@ def ensure_model(model_type: str | None) -> None:
         return
     base = model_type.removeprefix(PREFIX)
     if model_type.startswith(PREFIX) and base in MODEL_REGISTRY:
-        perceptual(MODEL_REGISTRY.get(base), model_type)
+        stock = MODEL_REGISTRY.get(base)
+        if base in MENDS:
+            stock = type(base, (MENDS[base], stock), {"__module__": __name__, "__doc__": stock.__doc__})
+        perceptual(stock, model_type)
         return
     raise UnknownNameError(
         f"model_type: no model '{model_type}' is registered.{nearest(model_type, MODEL_REGISTRY.keys())} A model of "

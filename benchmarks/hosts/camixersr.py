@@ -1,0 +1,113 @@
+"""CAMixerSR_S fine-tuned on CID22 with SSIM and a critic through our runner; before and after on three test sets.
+
+    python benchmarks/hosts/camixersr.py --clone <clone of icandle/CAMixerSR> --data ../shared/data
+
+Stages: `before` (published weights), `haarpsi` (camixersr_x4_ssim_haarpsi.yml), `rqi_topiq` (the same with a learned
+critic at a tenth of the weight; only with --weights), `control` (pixel loss alone). Measures are means over two seeds
+of its random evaluation; the spread over eight is printed for Set5. Resumable: runs that are complete are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from host_data import OUT, ROOT, SETS, small_sr, test_set, training_set
+from judging import measure, restore, show
+from running import basicsr, folders
+
+from sr_perceptual_loss.evaluation.sr_metrics import psnr
+from sr_perceptual_loss.integrations.basicsr_runner import prepare
+
+DRAWS, SEEDS = 2, 8
+L1 = "{'type':'L1Loss','loss_weight':1.0,'reduction':'mean'}"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clone", type=Path, required=True)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--weights", type=Path, help="a trained rqi_topiq (.safetensors)")
+    parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
+    return parser.parse_args()
+
+
+def load(path: Path) -> torch.nn.Module:
+    """The clone's own network, as its evaluation has it."""
+    from basicsr.utils.registry import ARCH_REGISTRY
+
+    network = ARCH_REGISTRY.get("CAMixerSR")(n_feats=36, scale=4, ratio=0.5)
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["params_ema"])
+    return network.eval()
+
+
+def train(given: argparse.Namespace, codes: Path, start: Path) -> dict[str, Path]:
+    """All stages; name -> weights."""
+    common = {
+        **folders(training_set(given.data), test_set(given.data, "Set5")),
+        "path:pretrain_network_g": start,
+        "datasets:train:gt_size": 128,
+        "datasets:train:batch_size_per_gpu": 4,
+        "train:total_iter": given.iterations,
+        "train:ema_decay": 0.99,
+        "train:optim_g:lr": "!!float5e-5",
+        "train:guard:every": 50,
+        "logger:print_freq": max(1, given.iterations // 8),
+    }
+    learned = (
+        f"[{{'type':'SSIMPerceptualRatioLoss','name':'ssim_rqi','critic':'rqi_topiq','weights':'{given.weights}',"
+        "'alpha':0.5,'beta':0.5,'loss_balance':'grad_norm','loss_weight':0.1}]"
+    )
+    stages: dict[str, dict[str, object]] = {"haarpsi": {}}
+    if given.weights:
+        stages["rqi_topiq"] = {"train:losses": learned}
+    stages["control"] = {"train:losses": f"[{L1}]", "train:pixel_opt": "~", "train:guard": "false"}
+    found = {"before": start}
+    for stage, force in stages.items():
+        name, log = f"srpl_{stage}_{given.iterations}", OUT / "camixersr" / f"{stage}.log"
+        config, imports = "camixersr_x4_ssim_haarpsi.yml", ["archs", "models"]
+        forced = {key: value for key, value in common.items() if not (stage == "control" and "guard:" in key)}
+        found[stage] = basicsr(config, name, {**forced, **force}, log, cwd=codes, imports=imports)
+    return found
+
+
+def main() -> None:
+    given = arguments()
+    torch.set_num_threads(1)
+    codes, start = (given.clone / "codes").resolve(), given.data / "sr_weights" / "camixersr" / "CAMixerSR_S.pth"
+    given.weights = given.weights and given.weights.resolve()
+    networks = train(given, codes, start.resolve())
+    os.chdir(codes)
+    prepare(["archs"])
+    critics = {"rqi_topiq": str(given.weights)} if given.weights else {}
+    results: dict[str, dict[str, dict[str, float]]] = {}
+    shots: dict[str, dict[str, torch.Tensor]] = {}
+    for title in given.sets:
+        pairs = small_sr.image_pairs(given.data.resolve() / SETS[title])
+        results[title] = {}
+        for stage, path in networks.items():
+            network = load(path)
+            draws = [restore(network, pairs, seed) for seed in range(DRAWS)]
+            rows = [measure(images, pairs, critics) for images in draws]
+            results[title][stage] = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+            if title == given.sets[0]:
+                shots[stage] = draws[0]
+        show({title: results[title]}, OUT / "camixersr" / f"{title}.json")
+    show(results, OUT / "camixersr" / "summary.json")
+    pairs = small_sr.image_pairs(given.data.resolve() / SETS["Set5"])
+    for stage, path in networks.items():
+        network = load(path)
+        found = [restore(network, pairs, seed) for seed in range(SEEDS)]
+        means = [np.mean([psnr(images[n][0], hr[0], border=4) for n, _, hr in pairs]) for images in found]
+        print(f"Set5 PSNR-Y of {stage} over {SEEDS} seeds: {np.mean(means):.4f} +- {np.std(means, ddof=1):.4f}")
+    name, lr, hr = small_sr.image_pairs(given.data.resolve() / SETS[given.sets[0]])[2]
+    columns = {"LR": lr, **{stage: images[name] for stage, images in shots.items()}, "HR": hr}
+    small_sr.picture(ROOT / "docs" / "hosts" / "camixersr.png", columns)
+
+
+if __name__ == "__main__":
+    main()
