@@ -24,7 +24,16 @@ ALLOWED = {
     "evaluation": {"_checks", "functional", "weights", "critics", "data", "evaluation"},
     "training": {"_checks", "_version", "functional", "weights", "critics", "data", "evaluation", "training"},
     "integrations": {"_checks", "functional", "weights", "critics", "losses", "integrations"},
-    "benchmarking": {"_checks", "functional", "critics", "losses", "benchmarking"},
+    "benchmarking": {
+        "_checks",
+        "functional",
+        "critics",
+        "losses",
+        "data",
+        "evaluation",
+        "training",
+        "benchmarking",
+    },
 }
 FRAMEWORKS = {"basicsr", "cv2", "diffusers", "lightning", "pytorch_lightning", "accelerate", "neosr", "traiNNer"}
 

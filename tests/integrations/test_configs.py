@@ -80,7 +80,13 @@ def config(request, camixersr):
 
 def test_there_are_the_promised_ones():
     promised = {"demo_cpu", "demo_cpu_pixel", "swinir_x4_pixel", "swinir_x4_rqi_gan", "esrgan_x4_rqi"}
-    promised |= {"camixersr_x4_ssim_pban", "swinir_x4_ratio", "demo_cpu_ratio", "demo_cpu_balance"}
+    promised |= {
+        "camixersr_x4_ssim_pban",
+        "camixersr_x4_ssim_haarpsi",
+        "swinir_x4_ratio",
+        "demo_cpu_ratio",
+        "demo_cpu_balance",
+    }
     assert promised <= {p.stem for p in CONFIGS}
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import yaml
-from basicsr.utils.options import ordered_yaml
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import nn
 
@@ -114,7 +113,7 @@ def model_type_of(basicsr_args: Sequence[str]) -> str | None:
     path = Path(arguments[arguments.index("-opt") + 1])
     if not path.is_file():
         return None
-    options = yaml.load(path.read_text(), Loader=ordered_yaml()[0])
+    options = yaml.safe_load(path.read_text())
     found = options.get("model_type") if isinstance(options, dict) else None
     return found if isinstance(found, str) else None
 
