@@ -33,6 +33,8 @@ __all__ = ["TextureStats"]
 
 DISTANCES = ("statistics", "swd")
 STRUCTURES = ("coarse_ssim", "haarpsi", "none")
+#: All but the auto-correlation, which the grid statistics replace: matching it made networks draw grids.
+DEFAULT = tuple(name for name in STATISTICS if name != "periodicity")
 #: Root mean square of a band, in units of [0, 1], below which it counts as flat: one 8-bit step.
 SOFT = 0.004
 #: Side of the windows of ``distance: swd``.
@@ -47,7 +49,7 @@ class TextureStats(Critic):
         scales: octaves of the pyramid, 1 to 4.
         window: sigma of the Gaussian windows, in pixels of each level.
         statistics: which to compare, out of ``energy``, ``shape``, ``orientation``, ``scale``, ``periodicity``,
-            ``colour`` and ``rest``; ``energy`` is always compared.
+            ``colour``, ``rest`` and ``grid``; ``energy`` is always compared.
         distance: ``statistics``, or ``swd``: sorted values in windows instead of moments and correlations.
         structure: what keeps texture in its place: ``coarse_ssim`` (SSIM at a quarter of the size), ``haarpsi`` (at
             full size), or ``none``.
@@ -64,7 +66,6 @@ class TextureStats(Critic):
         input_size=SizeRule(minimum=64),
         score_range=(0.0, 1.0),
         relative=False,
-        symmetric=True,
         needs_weights=False,
     )
 
@@ -72,7 +73,7 @@ class TextureStats(Critic):
         self,
         scales: int = 3,
         window: float = 3.0,
-        statistics: Sequence[str] = STATISTICS,
+        statistics: Sequence[str] = DEFAULT,
         distance: str = "statistics",
         structure: str = "coarse_ssim",
         coarse_weight: float = 1.0,
@@ -113,8 +114,8 @@ class TextureStats(Critic):
             return [{"slices": self._slices(level, place)} for place, level in enumerate(levels)]
         window = Window(self.window)
         following: list[Bands | None] = [*levels[1:], None]
-        pairs = zip(levels, following, strict=True)
-        return [measure(level, coarser, self.statistics, window) for level, coarser in pairs]
+        pairs = enumerate(zip(levels, following, strict=True))
+        return [measure(a, coarser, self.statistics, window, finest=place == 0) for place, (a, coarser) in pairs]
 
     @staticmethod
     def _slices(level: Bands, place: int) -> Tensor:
@@ -141,10 +142,10 @@ class TextureStats(Critic):
         if self.distance == "swd":
             return sliced_likeness(sr["slices"], hr["slices"], SOFT)
         product: Tensor | None = None
-        for name, value in likeness(sr, hr, SOFT, self.grid_weight).items():
-            if name == "scale":
-                # It lives on the coarser grid.
-                size = sr["energy"].shape[-2:]
+        for value in likeness(sr, hr, SOFT, self.grid_weight).values():
+            size = sr["energy"].shape[-2:]
+            if value.shape[-2:] != size:
+                # "scale" and "grid" live on coarser grids.
                 value = F.interpolate(value, size=size, mode="bilinear", align_corners=False)
             product = value if product is None else product * value
         assert product is not None

@@ -28,7 +28,7 @@ def _power(image: Tensor) -> Tensor:
 
 
 def spectral_peaks(image: Tensor, periods: Sequence[int] = (2, 3, 4)) -> dict[int, Tensor]:
-    """max over directions of P(f) / mean of P around f, P = mean periodogram, f = 1 / period.
+    """Max over directions of P(f) / mean of P around f, P = mean periodogram, f = 1 / period.
 
     Unlike :func:`pattern_spectrum` it also sees grids whose sign or phase changes from place to place, such as a dither
     in textured areas.

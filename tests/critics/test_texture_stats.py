@@ -76,7 +76,8 @@ def test_energy_falls_with_blur_and_rises_with_noise():
     sharp = stats(image)["energy"].mean()
     assert float(stats(softened(image))["energy"].mean()) < 0.5 * float(sharp)
     noisy = image + 0.05 * torch.randn(image.shape, generator=torch.Generator().manual_seed(3), dtype=image.dtype)
-    assert float(stats(noisy)["energy"].mean()) > 1.1 * float(sharp)
+    assert float(stats(noisy)["energy"].mean()) > 1.04 * float(sharp)
+    assert float(stats(noisy)["rest"].mean()) > 1.15 * float(stats(image)["rest"].mean())
 
 
 def test_shape_sees_sparse_against_dense_detail():
@@ -85,7 +86,7 @@ def test_shape_sees_sparse_against_dense_detail():
     level = stats(0.5 + 0.1 * sparse)["shape"][:, :5].mean(), stats(0.5 + 0.1 * dense)["shape"][:, :5].mean()
     # Mean |x| over root mean square of a normal variable is sqrt(2 / pi).
     assert float(level[1]) == pytest.approx((2 / torch.pi) ** 0.5, abs=0.02)
-    assert float(level[0]) < 0.65
+    assert float(level[0]) < 0.7
 
 
 def test_shape_tells_bright_dots_from_dark_ones():
@@ -96,17 +97,31 @@ def test_shape_tells_bright_dots_from_dark_ones():
     assert float(bright) > 0.3
 
 
-@pytest.mark.parametrize("period", [2, 4])
-def test_periodicity_sees_a_grid_in_texture(period):
+def test_bands_do_not_see_a_grid_of_period_2_but_the_rest_does():
+    """So that energy at the Nyquist frequency is never asked for, only refused."""
     image = texture(0)
     grid = torch.zeros_like(image)
-    grid[..., ::period, ::period] = 0.05 * period
+    grid[..., ::2, ::2] = 0.1
+    for name in ("energy", "periodicity", "colour"):
+        torch.testing.assert_close(stats(image + grid)[name], stats(image)[name])
+    critic = TextureStats(structure="none")
+    assert float(critic.score(image + grid, image)) < 0.97
+    # Less above the bands than GT has is not held against a picture.
+    without_rest = TextureStats(structure="none", statistics=tuple(n for n in critic.statistics if n != "rest"))
+    soft = softened(image)
+    torch.testing.assert_close(critic.score(soft, image), without_rest.score(soft, image))
+
+
+def test_periodicity_sees_a_grid_of_period_4():
+    image = texture(0)
+    grid = torch.zeros_like(image)
+    grid[..., ::4, ::4] = 0.2
     plain, gridded = stats(image)["periodicity"], stats(image + grid)["periodicity"]
-    place = {2: 4, 4: 9}[period]  # shift (p, 0)
-    assert float(gridded[:, place].mean()) > float(plain[:, place].mean()) + 0.3
-    with_it = TextureStats(structure="none").score(image + grid, image)
-    without = TextureStats(structure="none", statistics=("energy",)).score(image + grid, image)
-    assert float(with_it) < 0.8 * float(without)
+    # Shifts (0, 4), (4, 0), (4, 4).
+    assert bool((gridded[:, 8:].mean((0, 2, 3)) > plain[:, 8:].mean((0, 2, 3)) + 0.2).all())
+    options = {"structure": "none", "grid_weight": 3.0}
+    seen = TextureStats(statistics=("energy", "periodicity"), **options).score(image + grid, image)
+    assert float(seen) < 0.6 * float(TextureStats(statistics=("energy",), **options).score(image + grid, image))
 
 
 def test_orientation_tells_the_diagonals_apart():
@@ -120,17 +135,18 @@ def test_orientation_tells_the_diagonals_apart():
 
 def test_colour_is_seen_and_grey_has_none():
     grey = texture(0).mean(1, keepdim=True).expand(-1, 3, -1, -1)
-    assert float(stats(grey)["colour"].max()) == pytest.approx(1e-3, abs=1e-6)
+    assert float(stats(grey)["colour"].max()) == pytest.approx(1e-3, rel=0.02)
     tinted = grey.clone()
     tinted[:, 0] += 0.1 * torch.randn(96, 96, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    assert float(stats(tinted)["colour"].mean()) > 0.01
+    assert float(stats(tinted)["colour"].mean()) > 0.004
 
 
 def test_likeness_is_symmetric_and_saturates():
     a, b = stats(texture(0)), stats(softened(texture(0)))
-    one, two = likeness(a, b, 0.004), likeness(b, a, 0.004)
+    one, two = likeness(a, b, 0.004, 3.0), likeness(b, a, 0.004, 3.0)
     for name in one:
-        torch.testing.assert_close(one[name], two[name])
+        if name != "rest":
+            torch.testing.assert_close(one[name], two[name])
         assert 0 < float(one[name].min()) <= float(one[name].max()) <= 1
 
 

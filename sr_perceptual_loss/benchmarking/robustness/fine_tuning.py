@@ -79,7 +79,12 @@ def pixel_stage(head: str, photographs: Photographs, plan: Schedule, cache: Path
 
 
 def fine_tune(
-    network: nn.Module, loss: PairLoss | None, share: float, photographs: Photographs, plan: Schedule, progress: Progress
+    network: nn.Module,
+    loss: PairLoss | None,
+    share: float,
+    photographs: Photographs,
+    plan: Schedule,
+    progress: Progress,
 ) -> nn.Module:
     """Continue with L1 and a perceptual loss; without one it is the control.
 

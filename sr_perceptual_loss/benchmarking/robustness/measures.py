@@ -44,8 +44,8 @@ def measure(
             that of GT itself.
 
     Returns:
-        Measure -> number; ``hf_ratio`` is mean :func:`detail` over that of GT, ``peak_2`` .. ``peak_4`` the largest ratio of a
-        grid frequency to its surroundings in the mean spectrum of all pictures.
+        Measure -> number; ``hf_ratio`` is mean :func:`detail` over that of GT, ``peak_2`` .. ``peak_4`` the largest
+        ratio of a grid frequency to its surroundings in the mean spectrum of all pictures.
     """
     rows: list[dict[str, float]] = []
     peaks = []

@@ -16,7 +16,6 @@ from sr_perceptual_loss.data.images import SUFFIXES, read_image
 __all__ = ["Photographs", "shrink", "x4_pairs"]
 
 
-
 def shrink(hr: Tensor) -> Tensor:
     """Antialiased bicubic x1/4 in steps of 1/255; (N, 3, H, W), sides multiples of 4."""
     size = (hr.shape[-2] // 4, hr.shape[-1] // 4)

@@ -34,11 +34,13 @@ class Bands:
         luma: (N, 5, h, w): four directions, and the isotropic band.
         colour: (N, 2, h, w): the isotropic band of the two colour differences.
         rest: (N, 1, h, w): luma less its 3x3 binomial mean, what lies above the bands.
+        detail: (N, 3, h, w): luma and colour differences less their 5x5 binomial mean, bands and rest together.
     """
 
     luma: Tensor
     colour: Tensor
     rest: Tensor
+    detail: Tensor
 
 
 def gaussian(sigma: float, radius: int, like: Tensor) -> Tensor:
@@ -81,8 +83,9 @@ def pyramid(image: Tensor, levels: int) -> list[Bands]:
         if level:
             current = halve(current)
         smooth = blur(current, binomial)
-        isotropic = smooth - blur(smooth, binomial)
+        smoother = blur(smooth, binomial)
+        isotropic = smooth - smoother
         oriented = F.conv2d(F.pad(current[:, :1], (1, 1, 1, 1), mode="reflect"), directions)
         luma = torch.cat([oriented, isotropic[:, :1]], 1)
-        found.append(Bands(luma, isotropic[:, 1:], current[:, :1] - smooth[:, :1]))
+        found.append(Bands(luma, isotropic[:, 1:], current[:, :1] - smooth[:, :1], current - smoother))
     return found

@@ -17,7 +17,7 @@ from sr_perceptual_loss.critics._blocks.texture_bands import ORIENTED, Bands, bl
 
 __all__ = ["STATISTICS", "Window", "likeness", "measure"]
 
-STATISTICS = ("energy", "shape", "orientation", "scale", "periodicity", "colour", "rest")
+STATISTICS = ("energy", "shape", "orientation", "scale", "periodicity", "colour", "rest", "grid")
 
 #: Root mean squares are taken of x^2 + FLOOR^2: a quarter of an 8-bit step, below which there is no texture.
 FLOOR = 1e-3
@@ -25,6 +25,15 @@ FLOOR = 1e-3
 _PAIRS = ((0, 1), (2, 3), (0, 4), (1, 4))
 #: Shifts (down, right) of the isotropic band's auto-correlation: the grids that x2 and x4 up-sampling heads can draw.
 _SHIFTS = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (2, 2), (0, 3), (3, 0), (0, 4), (4, 0), (4, 4))
+
+
+#: Periods of grids that are looked for: 4 (with it 2) of x2 and x4 heads, 3 of x3 heads.
+GRID_PERIODS = (3, 4)
+_GRIDS = tuple(f"grid_{period}" for period in GRID_PERIODS)
+#: Sigma in cells of the windows over which a grid's phases are averaged; content averages out, a fixed pattern stays.
+_CELLS = 3.0
+#: Root mean square of a pattern below which it cannot be seen: half an 8-bit step.
+_INVISIBLE = 2e-3
 
 
 class Window:
@@ -81,7 +90,19 @@ def _products(bands: Bands, wanted: tuple[str, ...]) -> dict[str, Tensor]:
     return found
 
 
-def measure(bands: Bands, coarser: Bands | None, wanted: tuple[str, ...], window: Window) -> dict[str, Tensor]:
+def _pattern(detail: Tensor, period: int) -> Tensor:
+    """Root mean square of what repeats with this period at the same phase over a neighbourhood; (N, C, h/p, w/p)."""
+    height, width = (side // period * period for side in detail.shape[-2:])
+    phases = F.pixel_unshuffle(detail[..., :height, :width], period)
+    radius = min(round(2 * _CELLS), min(phases.shape[-2:]) - 1)
+    means = blur(phases, gaussian(_CELLS, radius, detail)).unflatten(1, (detail.shape[1], period * period))
+    means = means - means.mean(2, keepdim=True)
+    return (means.square().mean(2) + FLOOR * FLOOR).sqrt()
+
+
+def measure(
+    bands: Bands, coarser: Bands | None, wanted: tuple[str, ...], window: Window, *, finest: bool = True
+) -> dict[str, Tensor]:
     """Local statistics of one level of the pyramid.
 
     Args:
@@ -89,12 +110,14 @@ def measure(bands: Bands, coarser: Bands | None, wanted: tuple[str, ...], window
         coarser: the next level; None for the last one, which then has no ``scale`` statistic.
         wanted: names out of :data:`STATISTICS`; ``energy`` is always computed.
         window: where means are taken.
+        finest: whether this is the finest level, the only one with the ``grid`` statistics.
 
     Returns:
         Name -> (N, C, h, w): ``energy`` and ``colour`` as root mean squares; the others without unit, in about [-1, 1]:
         ``shape`` (mean |x| over root mean square, which falls with kurtosis, and mean x|x| over mean square of the
         isotropic band, signed as its skewness), ``orientation`` (correlations between directions), ``periodicity``
-        (auto-correlation of the isotropic band: a grid of period p shows at every shift of p), ``scale``.
+        (auto-correlation of the isotropic band: a grid of period p shows at every shift of p), ``scale``; ``grid_3``
+        and ``grid_4``: root mean squares of what repeats at the same phase, on the coarser grid of its cells.
     """
     products = _products(bands, wanted)
     means = window(torch.cat(list(products.values()), 1)).split([p.shape[1] for p in products.values()], 1)
@@ -111,6 +134,8 @@ def measure(bands: Bands, coarser: Bands | None, wanted: tuple[str, ...], window
         found["periodicity"] = mean["periodicity"] / rms[:, ORIENTED:].square()
     if "scale" in wanted and coarser is not None:
         found["scale"] = _across_scales(bands.luma, coarser.luma, window)
+    if "grid" in wanted and finest:
+        found.update({f"grid_{period}": _pattern(bands.detail, period) for period in GRID_PERIODS})
     for name in ("colour", "rest"):
         if name in mean:
             found[name] = _rms(mean[name])
@@ -129,8 +154,8 @@ def likeness(sr: Mapping[str, Tensor], hr: Mapping[str, Tensor], soft: float, gr
     """How alike the statistics of two pictures are, place by place.
 
     * Root mean squares e (sr), E (hr): (2 e E + soft^2) / (e^2 + E^2 + soft^2), which depends on their ratio and
-      saturates when one of them is far off. Of ``rest`` only the excess over ``hr`` counts: energy above the bands is
-      where grids live, and is never asked for.
+      saturates when one of them is far off. Of ``rest`` and ``grid`` only the excess over ``hr`` counts: energy above
+      the bands and fixed patterns are never asked for.
     * ``periodicity``: 1 / (1 + grid_weight * sum of squared differences), so that one strong period is not averaged
       away among the others.
     * The other statistics: 1 - |difference| / 2, rounded off at 0.
@@ -147,9 +172,10 @@ def likeness(sr: Mapping[str, Tensor], hr: Mapping[str, Tensor], soft: float, gr
     found = {}
     for name, a in sr.items():
         b = hr[name]
-        if name in ("energy", "colour", "rest"):
-            a = torch.maximum(a, b) if name == "rest" else a
-            same = (2 * a * b + soft * soft) / (a * a + b * b + soft * soft)
+        if name in ("energy", "colour", "rest") or name in _GRIDS:
+            a = torch.maximum(a, b) if name not in ("energy", "colour") else a
+            c = (_INVISIBLE if name in _GRIDS else soft) ** 2
+            same = (2 * a * b + c) / (a * a + b * b + c)
         elif name == "periodicity":
             same = 1 / (1 + grid_weight * (a - b).square().sum(1, keepdim=True))
         else:

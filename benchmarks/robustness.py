@@ -1,0 +1,116 @@
+r"""What happens to pictures when a critic is optimised: attacks on pixels, and three small SR networks per critic.
+
+    python benchmarks/robustness.py --photographs ../shared/data/cid22_512_train --test ../shared/data/Set14_x4 \
+        --critics haarpsi texture_stats
+
+Beside each critic: the L1 control, trained for the same number of steps on the same crops. Prints one table of attacks,
+one of fine-tunes and the gates, and writes runs/robustness/summary.json and contact_sheet.png. Finished parts are kept;
+an interrupted run goes on. About 5 minutes of one core per critic and head.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+from rich.console import Console
+from rich.table import Table
+
+from sr_perceptual_loss import Critic, CriticLoss, create_critic
+from sr_perceptual_loss.benchmarking.robustness.fine_tuning import Schedule
+from sr_perceptual_loss.benchmarking.robustness.gates import GateRule, check_gates
+from sr_perceptual_loss.benchmarking.robustness.photographs import Photographs, x4_pairs
+from sr_perceptual_loss.benchmarking.robustness.running import FROM_BICUBIC, FROM_GT, Trial
+from sr_perceptual_loss.losses.base import PairLoss
+from sr_perceptual_loss.losses.ssim_loss import SSIMLoss
+from sr_perceptual_loss.training.attacks.networks import HEADS
+
+CONTROL = "l1"
+COLUMNS = ("psnr_y", "ssim_y", "haarpsi", "hf_ratio", "peak_2", "peak_3", "peak_4", "score", "above_gt")
+
+
+def loss_of(name: str, weights: str, augment: str) -> tuple[Critic, PairLoss | None]:
+    """The critic that judges, and the loss (None for the control); `ssim` is judged by HaarPSI."""
+    if name == CONTROL:
+        return create_critic("haarpsi"), None
+    if name == "ssim":
+        return create_critic("haarpsi"), SSIMLoss()
+    loss = CriticLoss(name, weights=weights if name == "rqi_lite" else "local", augment=json.loads(augment or "{}"))
+    return loss.critic, loss
+
+
+def contact_sheet(out: Path, names: list[str], pictures: list[str], side: int = 160) -> None:
+    """One row per kind of trial, one column per critic."""
+    sheet = Image.new("RGB", (len(names) * (side + 4), len(pictures) * (side + 18)), "white")
+    for column, name in enumerate(names):
+        for row, what in enumerate(pictures):
+            files = sorted(out.glob(f"picture-{name}-{what}*.pt"))
+            if not files:
+                continue
+            image = torch.load(files[-1], weights_only=True)[0]
+            top, left = ((length - side) // 2 for length in image.shape[-2:])
+            crop = image[:, max(0, top) :, max(0, left) :][:, :side, :side]
+            place = (column * (side + 4), row * (side + 18))
+            sheet.paste(Image.fromarray(crop.permute(1, 2, 0).numpy()), (place[0], place[1] + 16))
+            ImageDraw.Draw(sheet).text(place, f"{name} {what}", fill="black")
+    sheet.save(out / "contact_sheet.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photographs", type=Path, required=True, help="folder to fine-tune on")
+    parser.add_argument("--test", type=Path, required=True, help="folder of x4 test pairs, or of photographs")
+    parser.add_argument("--pictures", type=int, default=8, help="test pictures, the smallest ones")
+    parser.add_argument("--critics", nargs="+", default=["haarpsi", "ssim", "texture_stats"])
+    parser.add_argument("--weights", default="local", help="of rqi_lite: a .safetensors file")
+    parser.add_argument("--augment", default="", help='JSON, such as {"shift": 4, "rescale": [0.67, 1.0]}')
+    parser.add_argument("--share", type=float, default=0.5, help="of the gradient's norm at the output")
+    parser.add_argument("--heads", nargs="+", default=list(HEADS), choices=HEADS)
+    parser.add_argument("--pixel-steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=Path("runs/robustness"))
+    options = parser.parse_args()
+    console = Console()
+    photographs = Photographs(options.photographs)
+    pairs = sorted(x4_pairs(options.test), key=lambda pair: pair[2].numel())[: options.pictures]
+    plan = Schedule(pixel_steps=options.pixel_steps, steps=options.steps, batch=options.batch)
+    attacks = Table("critic", "from", "stage", *COLUMNS, title="attacks on pixels")
+    tunes = Table("critic", "head", *COLUMNS, title=f"{options.steps} steps, share {options.share:g}")
+    control: dict[str, dict[str, float]] = {}
+    summary: dict[str, object] = {"pictures": [name for name, _, _ in pairs], "plan": plan.key()}
+    for name in [CONTROL, *options.critics]:
+        critic, loss = loss_of(name, options.weights, options.augment)
+        trial = Trial(name, critic, loss, options.share, photographs, pairs, plan, options.out, console.print)
+        attacked = {}
+        if loss is not None and name != "ssim":
+            attacked = {attack.start: trial.attack(attack) for attack in (FROM_GT, FROM_BICUBIC)}
+        for start, stages in attacked.items():
+            for stage, row in stages.items():
+                attacks.add_row(name, start, stage, *(f"{row[c]:.3f}" for c in COLUMNS))
+        found = trial.heads(options.heads)
+        for head, row in found.items():
+            tunes.add_row(name, head, *(f"{row[c]:.3f}" for c in COLUMNS))
+        summary[name] = {"attacks": attacked, "heads": found}
+        if name == CONTROL:
+            control = found
+        elif attacked:
+            rule = GateRule.of("learned" if critic.card.needs_weights else "weight_free")
+            gates = check_gates(rule, attacked["bicubic"], {h: (control[h], found[h]) for h in found})
+            summary[f"{name} gates"] = [vars(gate) for gate in gates]
+            for gate in gates:
+                verdict = "[green]pass[/]" if gate.passed else "[red]FAIL[/]"
+                console.print(f"{verdict} {name}: {gate.name} = {gate.value:.4g} ({gate.limit})")
+    console.print(attacks)
+    console.print(tunes)
+    contact_sheet(options.out, [CONTROL, *options.critics], [f"tune-{h}" for h in options.heads] + ["attack-bicubic"])
+    (options.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    console.print(f"wrote {options.out / 'summary.json'} and contact_sheet.png")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
