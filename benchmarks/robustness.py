@@ -24,6 +24,7 @@ from sr_perceptual_loss.benchmarking.robustness.fine_tuning import Schedule
 from sr_perceptual_loss.benchmarking.robustness.gates import GateRule, check_gates
 from sr_perceptual_loss.benchmarking.robustness.photographs import Photographs, x4_pairs
 from sr_perceptual_loss.benchmarking.robustness.running import FROM_BICUBIC, FROM_GT, Trial
+from sr_perceptual_loss.critics import texture_stats  # noqa: F401  (a candidate: importing registers it)
 from sr_perceptual_loss.losses.base import PairLoss
 from sr_perceptual_loss.losses.ssim_loss import SSIMLoss
 from sr_perceptual_loss.training.attacks.networks import HEADS

@@ -31,7 +31,7 @@ _SHIFTS = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (2, 2), (0, 3), (3, 0), (0, 4
 GRID_PERIODS = (3, 4)
 _GRIDS = tuple(f"grid_{period}" for period in GRID_PERIODS)
 #: Sigma in cells of the windows over which a grid's phases are averaged; content averages out, a fixed pattern stays.
-_CELLS = 3.0
+_CELLS = 1.5
 #: Root mean square of a pattern below which it cannot be seen: half an 8-bit step.
 _INVISIBLE = 2e-3
 
