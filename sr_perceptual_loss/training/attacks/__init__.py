@@ -1,1 +1,1 @@
-"""What raises a critic's score without making pictures better: ascent on pixels, and small SR networks that learn to."""
+"""What raises a score without making pictures better: ascent on pixels, and small SR networks that learn to."""
