@@ -102,6 +102,7 @@ def evaluate(
             known=known,
             track=_track,
         )
+    settings["images_by_scales"] = _by_scales(network, chosen, list(scores), crop_size)
     result = judge(wanted, scores, bootstrap=bootstrap, seed=seed)
     warning = MEANINGLESS if settings["weights"] == RANDOM else ""
     _print(result, warning)
@@ -127,6 +128,22 @@ def _critic(name: str, weights: str, device: str, seed: int) -> Critic:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return create_critic(name, weights=None, device=device)
+
+
+def _by_scales(critic: Critic, protocol: Protocol, pairs: list[Pair], crop_size: int | None) -> dict[str, int]:
+    """How many images were judged at which scales: one not larger than the crop is judged at a single scale."""
+    from collections import Counter
+
+    from PIL import Image
+
+    from sr_perceptual_loss.evaluation.protocol import scales_used
+
+    found: Counter[str] = Counter()
+    for dist, _ in pairs:
+        with Image.open(dist) as image:
+            scales = scales_used(critic, protocol, image.height, image.width, crop_size=crop_size)
+        found[", ".join(f"{scale:.3g}" for scale in scales)] += 1
+    return dict(found)
 
 
 def _named(critic: Critic, weights: str) -> str:

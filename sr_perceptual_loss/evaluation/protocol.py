@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sr_perceptual_loss._checks import InputError, NonFiniteError, UnknownNameError, as_int, check_choice, nearest
-from sr_perceptual_loss.critics.base import Critic
+from sr_perceptual_loss.critics.base import Critic, SizeRule
 from sr_perceptual_loss.functional.crops import crop_boxes
 
-__all__ = ["PROTOCOLS", "Protocol", "get_protocol", "score_pair"]
+__all__ = ["PROTOCOLS", "Protocol", "get_protocol", "scales_used", "score_pair"]
 
 WEIGHTINGS = ("patches", "scales")
 POSITIONS = ("random", "centre", "whole")
@@ -153,7 +153,8 @@ def score_pair(
     total, weight_sum = 0.0, 0.0
     # Not inference_mode: what a critic may keep from a call could never be used in training again.
     with torch.no_grad():
-        for a, b, count in _scaled(critic, sr, hr, protocol, side):
+        scales = scales_used(critic, protocol, height, width, crop_size=crop_size)
+        for a, b, count in _scaled(critic.input_size, sr, hr, protocol, side, scales):
             if side is None:
                 boxes = [(0, 0, a.shape[1], a.shape[2])]
             else:
@@ -168,6 +169,39 @@ def score_pair(
     if not math.isfinite(value):
         raise NonFiniteError(f"{critic.card.name}: the score is {value}; the weights or the image are damaged.")
     return value
+
+
+def scales_used(
+    critic: Critic, protocol: Protocol, height: int, width: int, *, crop_size: int | None = None
+) -> tuple[float, ...]:
+    """The protocol's scales at which an image of this size is large enough to be judged; (1.0,) is a single scale.
+
+    Args:
+        critic: that judges.
+        protocol: as in :func:`score_pair`.
+        height: of the image.
+        width: of the image.
+        crop_size: as in :func:`score_pair`.
+
+    Returns:
+        Scales, falling.
+
+    Raises:
+        InputError: the critic does not take such an image.
+    """
+    side = _crop_side(critic, protocol, crop_size, height, width)
+    smallest = side or max(critic.input_size.minimum, critic.input_size.multiple_of)
+    found = []
+    for scale in protocol.scales:
+        if scale < 1 and min(_shrunk(height, width, scale)) < smallest:
+            break  # scales fall, so no later one is large enough
+        found.append(scale)
+    return tuple(found)
+
+
+def _shrunk(height: int, width: int, scale: float) -> tuple[int, int]:
+    # 1e-6: a third of a side that three divides must not fall short by rounding.
+    return int(height * scale + 1e-6), int(width * scale + 1e-6)
 
 
 def _scores(
@@ -210,19 +244,14 @@ def _crop_side(critic: Critic, protocol: Protocol, crop_size: int | None, height
 
 
 def _scaled(
-    critic: Critic, sr: Tensor, hr: Tensor, protocol: Protocol, side: int | None
+    rule: SizeRule, sr: Tensor, hr: Tensor, protocol: Protocol, side: int | None, scales: tuple[float, ...]
 ) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """(sr, hr, number of crops) at each scale that is large enough."""
-    rule = critic.input_size
+    """(sr, hr, number of crops) at each scale."""
     height, width = sr.shape[1], sr.shape[2]
     a, b = sr, hr
-    for scale, count in zip(protocol.scales, protocol.crops, strict=True):
-        # 1e-6: a third of a side that three divides must not fall short by rounding.
-        target = (int(height * scale + 1e-6), int(width * scale + 1e-6))
-        if scale < 1 and min(target) < (side or max(rule.minimum, rule.multiple_of)):
-            return  # scales fall, so no later one is large enough
+    for scale, count in zip(scales, protocol.crops, strict=False):
         if scale < 1:
-            source = (a, b) if protocol.successive else (sr, hr)
+            source, target = (a, b) if protocol.successive else (sr, hr), _shrunk(height, width, scale)
             a, b = (F.interpolate(i[None], size=target, mode="bilinear", align_corners=False)[0] for i in source)
         if side is None and rule.multiple_of > 1:
             yield _trim(a, rule.multiple_of), _trim(b, rule.multiple_of), count

@@ -48,7 +48,8 @@ class PairLoss(nn.Module, ABC):
         reduction: ``mean`` or ``sum`` over the batch, or ``none``.
         on_nonfinite: a NaN or infinite value or gradient: ``raise`` (default: stop before the optimizer steps, naming
             this loss), ``raise_all`` (see below), ``skip`` (zero that stays on the graph, a log line, and an error
-            after 10 in a row), ``propagate`` (no check, no device sync).
+            after 10 in a row; it cannot help where the network's own activations hold NaN, since its backward pass
+            multiplies them by the zero), ``propagate`` (no check, no device sync).
         schedule: a :class:`Schedule` or a mapping of its fields; its factor multiplies the weight, and where it is 0
             nothing is computed. Needs ``step(iteration)``. None is always on.
 

@@ -128,3 +128,14 @@ def test_r69_missing_package_is_said_before_the_work(run, table, monkeypatch):
     assert result.exit_code == 2
     assert "pip install 'sr_perceptual_loss[eval]'" in result.stderr
     assert not (table / "out").exists()
+
+
+def test_r71_how_many_images_had_a_single_scale_is_recorded(run, table, tmp_path):
+    """Of 12 images of 32 pixels, crops of 16 fit at 1/2 too, crops of 32 do not."""
+    for crop, expected in ((16, {"1, 0.5": 12}), (32, {"1": 12})):
+        out = tmp_path / f"out{crop}"
+        arguments = ("haarpsi", "--data", "table", "--root", table, "--protocol", "paper", "--crop-size", crop)
+        done = run(*arguments, "--out", out, "--bootstrap", "0")
+        assert done.exit_code == 0, done.output
+        settings = json.loads((out / "result.json").read_text())["settings"]
+        assert settings["images_by_scales"] == expected
