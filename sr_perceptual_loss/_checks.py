@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ __all__ = [
     "WeightsError",
     "as_float",
     "as_int",
+    "as_path",
     "check_choice",
     "check_known_keys",
     "check_pair",
@@ -108,6 +110,21 @@ def check_known_keys(where: str, given: Iterable[str], known: Iterable[str]) -> 
     for key in given:
         if key not in allowed:
             raise InputError(f"{where}: unknown key '{key}'.{nearest(str(key), allowed)}")
+
+
+def as_path(value: str | Path) -> Path:
+    """The path with ``~`` replaced by the home directory.
+
+    Args:
+        value: as a user wrote it.
+
+    Raises:
+        InputError: a home directory that is not known, such as that of a user who does not exist.
+    """
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise InputError(f"{value}: its home directory is not known here; write the path without '~'.") from None
 
 
 def as_float(name: str, value: object, *, minimum: float = -math.inf, maximum: float = math.inf) -> float:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sr_perceptual_loss import InputError, UnknownNameError
-from sr_perceptual_loss._checks import as_float, as_int, check_choice, check_known_keys, nearest
+from sr_perceptual_loss._checks import as_float, as_int, as_path, check_choice, check_known_keys, nearest
 
 
 @pytest.mark.parametrize(("value", "number"), [("1e-2", 0.01), ("-.1", -0.1), (3, 3.0), (0.5, 0.5), ("1.0e2", 100.0)])
@@ -37,3 +37,11 @@ def test_choices_and_keys_name_the_nearest():
 def test_unknown_name_prints_without_quotes():
     assert str(UnknownNameError("no critic 'x'.")) == "no critic 'x'."
     assert isinstance(UnknownNameError("x"), KeyError)
+
+
+def test_a_home_directory_that_is_not_known_is_worded(tmp_path, monkeypatch):
+    """Found by the fuzzing of training files: pathlib raises a bare RuntimeError."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert as_path("~/weights") == tmp_path / "weights"
+    with pytest.raises(InputError, match="~no_such_user_at_all/x: its home directory is not known"):
+        as_path("~no_such_user_at_all/x")

@@ -129,9 +129,9 @@ def _warm_start(
 
 def _beside(checkpoint: Path, out: Path | None, ending: str) -> Path:
     """The file to write: ``out``, or one beside the checkpoint that is not the checkpoint itself."""
-    from sr_perceptual_loss._checks import WeightsError
+    from sr_perceptual_loss._checks import WeightsError, as_path
 
-    source = checkpoint.expanduser()
+    source = as_path(checkpoint)
     target = out or source.with_name(f"{source.stem}{ending}.safetensors")
     if not out and target == source:
         raise WeightsError(f"{checkpoint}: would be overwritten by its own conversion; name another file: --out FILE")

@@ -75,7 +75,7 @@ def metrics(
     sides are no multiples of the scale is cut where the SR image is that much smaller. An interrupted run continues:
     rows of the same settings and the same files are not computed again.
     """
-    from sr_perceptual_loss._checks import InputError
+    from sr_perceptual_loss._checks import InputError, as_path
     from sr_perceptual_loss._version import __version__
     from sr_perceptual_loss.evaluation.claiming import claimed
     from sr_perceptual_loss.evaluation.metric_set import build_measures
@@ -104,7 +104,7 @@ def metrics(
         "sources": sources,
     }
     with claimed(out):
-        table = MetricTable(out.expanduser(), list(columns), settings) if out else None
+        table = MetricTable(as_path(out), list(columns), settings) if out else None
         rows = _measure(files, [*measures, *extra], scale, table)
     found = means(rows, list(columns))
     if as_json:
@@ -115,10 +115,10 @@ def metrics(
 
 
 def _pair(sr: Path, hr: Path, lr: Path | None) -> list[_Files]:
-    from sr_perceptual_loss._checks import InputError
+    from sr_perceptual_loss._checks import InputError, as_path
 
     for name, path in (("SR_DIR", sr), ("HR_DIR", hr), ("--lr", lr)):
-        if path and not path.expanduser().is_dir():
+        if path and not as_path(path).is_dir():
             raise InputError(f"{name}: {path} is no folder; expected a folder of images (srpl score takes two files).")
     found = pair_up(sr, hr)
     for role, left in (("SR", found.unmatched_sr), ("HR", found.unmatched_hr)):

@@ -46,9 +46,9 @@ def pair_up(sr: Path, hr: Path) -> Pairs:
     Raises:
         InputError: not there, a file against a folder, or no pair at all.
     """
-    from sr_perceptual_loss._checks import InputError
+    from sr_perceptual_loss._checks import InputError, as_path
 
-    sr, hr = sr.expanduser(), hr.expanduser()
+    sr, hr = as_path(sr), as_path(hr)
     for role, path in (("SR", sr), ("HR", hr)):
         if not path.exists():
             raise InputError(f"{role}: no such file or folder: {path}")

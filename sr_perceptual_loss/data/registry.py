@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from sr_perceptual_loss._checks import UnknownNameError, nearest
+from sr_perceptual_loss._checks import UnknownNameError, as_path, nearest
 from sr_perceptual_loss.data import isrgen_qa, kadid10k, pieapp, pipal, qads, sriqa_bench, table, tid2013
 from sr_perceptual_loss.data.cards import DatasetCard
 from sr_perceptual_loss.data.labels import LabelSet
@@ -61,8 +61,8 @@ def read_labels(
         InputError: one report of everything wrong with the files, each fault with file and line.
     """
     reader = _reader(name)
-    given = None if labels is None else Path(labels).expanduser()
-    return reader.read(Path(root).expanduser(), given, check_images=check_images)
+    given = None if labels is None else as_path(labels)
+    return reader.read(as_path(root), given, check_images=check_images)
 
 
 def _reader(name: str) -> _Reader:

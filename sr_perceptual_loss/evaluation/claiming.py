@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sr_perceptual_loss._checks import InputError
+from sr_perceptual_loss._checks import InputError, as_path
 
 __all__ = ["claimed"]
 
@@ -26,7 +26,7 @@ def claimed(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    path = path.expanduser().absolute()
+    path = as_path(path).absolute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(str(path.with_name(f".{path.name}.lock")))

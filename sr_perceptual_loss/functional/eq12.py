@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from sr_perceptual_loss._checks import InputError, as_float, check_choice
+from sr_perceptual_loss._checks import InputError, NonFiniteError, as_float, check_choice
 
 __all__ = ["EQ12_SIGNS", "check_eq12_weights", "eq12"]
 
@@ -92,7 +92,7 @@ def eq12(
 
     Raises:
         InputError: weights as in :func:`check_eq12_weights`; a score Q <= 0.
-        FloatingPointError: abs(S + Q) below the floor: the pole of the ratio.
+        NonFiniteError: abs(S + Q) below the floor: the pole of the ratio.
 
     Source: arXiv 2602.21482, equation (12) with L_D = -S, L_P = -Q.
     """
@@ -112,7 +112,7 @@ def _check_scores(s: Tensor, q: Tensor, floor: float) -> None:
         return
     pole, flipped = (s + q).abs() < floor, q <= 0
     for bad, error, why in (
-        (pole, FloatingPointError, f"abs(S + Q) is below denom_floor = {floor:g}, next to the pole of equation (12)"),
+        (pole, NonFiniteError, f"abs(S + Q) is below denom_floor = {floor:g}, next to the pole of equation (12)"),
         (flipped, InputError, "Q <= 0, where equation (12) rewards or punishes both scores instead of trading them"),
     ):
         if bool(bad.any()):

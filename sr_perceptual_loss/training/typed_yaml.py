@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from sr_perceptual_loss._checks import InputError, as_float, as_int, check_known_keys
+from sr_perceptual_loss._checks import InputError, as_float, as_int, as_path, check_known_keys
 
 __all__ = ["build", "read_typed"]
 
@@ -32,7 +32,7 @@ def read_typed(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) ->
     Raises:
         InputError: not there, no YAML, an unknown key (with the nearest known one), or a value that cannot be.
     """
-    path = Path(path).expanduser()
+    path = as_path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -116,7 +116,7 @@ def _converted(kinds: Sequence[Any], value: Any, where: str) -> Any:
     """The value as the first fitting kind; None if none fits."""
     if isinstance(value, str):
         if Path in kinds:
-            return Path(value).expanduser()
+            return as_path(value)
         if str in kinds:
             return value
     if isinstance(value, Mapping):

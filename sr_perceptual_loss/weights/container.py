@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sr_perceptual_loss._checks import InputError, WeightsError
+from sr_perceptual_loss._checks import InputError, WeightsError, as_path
 from sr_perceptual_loss._version import __version__
 from sr_perceptual_loss.weights.disk import SUFFIX, atomic_path, safetensors_header, sha256_of, what_is
 from sr_perceptual_loss.weights.matching import Storable, Suggest, load_state, own_entries, refuse_non_finite
@@ -59,7 +59,7 @@ def read(path: str | Path) -> WeightsFile:
     Raises:
         WeightsError: not found, not ours, damaged, or a format that could run code when opened.
     """
-    path = Path(path).expanduser()
+    path = as_path(path)
     foreign = what_is(path)
     if foreign:
         raise WeightsError(f"{path}: {foreign}")
@@ -122,7 +122,7 @@ def save(
         WeightsError: NaN or infinity in the weights, or the place cannot be written.
         InputError: another suffix, or constructor arguments that JSON cannot hold.
     """
-    path = Path(path).expanduser()
+    path = as_path(path)
     if path.suffix != SUFFIX:
         raise InputError(f"{path}: got the suffix {path.suffix!r}, expected a file name that ends in {SUFFIX}.")
     config = _config_text(critic)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sr_perceptual_loss._checks import WeightsError
+from sr_perceptual_loss._checks import WeightsError, as_path
 from sr_perceptual_loss.weights.absolute import recognise
 from sr_perceptual_loss.weights.checkpoint import read_checkpoint, state_dict_in
 from sr_perceptual_loss.weights.container import save
@@ -75,7 +75,7 @@ def convert(
         WeightsError: not a checkpoint, holds anything but tensors and plain values, does not fit the critic, or is a
             known file of another metric that only fits it (see ``warm_start.py``).
     """
-    path = Path(checkpoint).expanduser()
+    path = as_path(checkpoint)
     content = read_checkpoint(path)
     source_sha256 = sha256_of(path)
     _refuse_absolute(path, source_sha256, critic)
@@ -89,7 +89,7 @@ def convert(
     start = f" To start a training from it, random where it is incomplete: {_warm_start(path, critic)}"
     incomplete = start if critic.card.relative else ""
     load_state(critic, {k: v for k, v in state.items() if k not in dropped}, source, suggest, incomplete)
-    out = Path(out).expanduser()
+    out = as_path(out)
     sha256 = save(
         critic,
         out,

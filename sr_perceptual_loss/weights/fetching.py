@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sr_perceptual_loss._checks import WeightsError
+from sr_perceptual_loss._checks import WeightsError, as_path
 from sr_perceptual_loss.weights.convert import ConversionReport, convert
 from sr_perceptual_loss.weights.disk import sha256_of
 from sr_perceptual_loss.weights.hub import Hub, HubError, Resolved, offline_variable
@@ -112,7 +112,7 @@ def install(
     Raises:
         WeightsError: not the file that is known under this name, or one that does not fit.
     """
-    path = Path(checkpoint).expanduser()
+    path = as_path(checkpoint)
     with exclusive(home()):
         sha256 = sha256_of(path) if path.is_file() else ""
         pin = read_pin(home(), pin_key(name, entry))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from sr_perceptual_loss._checks import WeightsError, nearest
+from sr_perceptual_loss._checks import WeightsError, as_path, nearest
 from sr_perceptual_loss.weights.disk import SUFFIX, sha256_of
 from sr_perceptual_loss.weights.manifest import WeightsEntry
 from sr_perceptual_loss.weights.pins import PINS, Pin, read_pin
@@ -38,7 +38,7 @@ def home() -> Path:
     """
     own = os.environ.get("SRPL_HOME", "")
     if own:
-        return Path(own).expanduser()
+        return as_path(own)
     cache = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(cache) if cache else Path.home() / ".cache") / "sr_perceptual_loss"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sr_perceptual_loss._checks import WeightsError
+from sr_perceptual_loss._checks import WeightsError, as_path
 from sr_perceptual_loss.weights.container import WeightsFile, load_weights, read, save
 from sr_perceptual_loss.weights.fetching import Build, Remap, fetch, install
 from sr_perceptual_loss.weights.licences import check_entry, check_file
@@ -72,7 +72,7 @@ def locate(name: str, entries: Entries, weights: str | Path, *, remap: Remap, bu
         entry = entries[weights]
         check_entry(name, entry)
         return verified(name, entry) if on_this_machine(name, entry) else fetch(name, entry, remap=remap, build=build)
-    path = Path(weights).expanduser()
+    path = as_path(weights)
     if _there(path):
         check_file(path)
         return path

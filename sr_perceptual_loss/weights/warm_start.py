@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sr_perceptual_loss._checks import InputError, WeightsError, nearest
+from sr_perceptual_loss._checks import InputError, WeightsError, as_path, nearest
 from sr_perceptual_loss.weights.absolute import recognise
 from sr_perceptual_loss.weights.checkpoint import read_checkpoint, state_dict_in
 from sr_perceptual_loss.weights.container import save
@@ -86,7 +86,7 @@ def warm_start(
         InputError: a critic that is not relative, or a backbone that is no part of it or that the checkpoint has
             brought already.
     """
-    path = Path(checkpoint).expanduser()
+    path = as_path(checkpoint)
     with _seeded(seed):
         critic = build()
     if not critic.card.relative:
@@ -108,12 +108,12 @@ def warm_start(
             raise InputError(f"backbone: '{part}' is no part of {critic.card.name}.{nearest(part, parts)}")
         if any(name.startswith(f"{part}.") for name in state):
             raise InputError(f"backbone: {source} has its own '{part}'; leave --backbone {part}=... out.")
-        entries = _backbone(Path(file).expanduser(), part, own, critic.unused)
+        entries = _backbone(as_path(file), part, own, critic.unused)
         state |= entries
         given |= dict.fromkeys(entries, str(file))
     random = tuple(name for name in own if name not in state)
     load_state(critic, {**own, **state}, " + ".join(dict.fromkeys(given.values())), suggest)
-    return _write(critic, Path(out).expanduser(), path, wrapper, random, dict(backbones or {}), seed)
+    return _write(critic, as_path(out), path, wrapper, random, dict(backbones or {}), seed)
 
 
 def _write(

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.random import Generator
 from torch import Tensor
 
-from sr_perceptual_loss._checks import InputError
+from sr_perceptual_loss._checks import InputError, as_path
 from sr_perceptual_loss.data.images import SUFFIXES, read_image
 
 __all__ = ["Photographs", "find_photographs", "numpy_generator", "split_photographs"]
@@ -26,7 +26,7 @@ def find_photographs(folders: Sequence[str | Path]) -> list[Path]:
     """
     found: list[Path] = []
     for name in folders:
-        folder = Path(name).expanduser()
+        folder = as_path(name)
         if not folder.is_dir():
             raise InputError(f"data.photos: got {folder}, expected a folder of photographs ({', '.join(SUFFIXES)}).")
         files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())

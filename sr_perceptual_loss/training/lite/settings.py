@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from sr_perceptual_loss._checks import InputError, as_float, as_int, check_choice
+from sr_perceptual_loss._checks import InputError, as_float, as_int, as_path, check_choice
 from sr_perceptual_loss.training.distortions import DISTORTIONS, SR_DISTORTIONS
 from sr_perceptual_loss.training.typed_yaml import read_typed
 
@@ -323,7 +323,7 @@ def _plain(value: Any) -> Any:
 def is_lite(path: Path) -> bool:
     """Whether a training file asks for this training; False for what cannot be read (its own reader will say why)."""
     try:
-        content = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
+        content = yaml.safe_load(as_path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return False
     return isinstance(content, dict) and content.get("scheme") == SCHEME
