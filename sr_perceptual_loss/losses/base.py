@@ -135,7 +135,8 @@ class PairLoss(nn.Module, ABC):
         Returns:
             (N,), higher is better, at the crops of this iteration; None if this loss has no score.
         """
-        score = self._values(sr.detach(), hr.detach())[1].get("score")
+        with torch.autocast(device_type=sr.device.type, enabled=False):
+            score = self._values(sr.detach(), hr.detach())[1].get("score")
         return None if score is None else score.float().reshape(-1, len(sr)).mean(0)
 
     @abstractmethod
@@ -201,7 +202,10 @@ class PairLoss(nn.Module, ABC):
             own.register_hook(self._check_gradient)
         terms: dict[str, Tensor] = {}
         try:
-            values, terms = values_of(own, hr) if len(sr) else self._empty(own, hr)
+            # A host's autocast ends here: what a loss does in lower precision it chooses itself, and torch's CPU
+            # autocast refuses to stack fp16 images inside bf16.
+            with torch.autocast(device_type=sr.device.type, enabled=False):
+                values, terms = values_of(own, hr) if len(sr) else self._empty(own, hr)
             problem = self._problem(values, own, hr)
         except NonFiniteError as error:
             if self.on_nonfinite == "propagate" or (isinstance(error, InputError) and self.on_nonfinite != "skip"):

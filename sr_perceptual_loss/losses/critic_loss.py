@@ -148,7 +148,7 @@ class CriticLoss(PairLoss):
         """Scores for an onlooker, as in :meth:`PairLoss.scores`; the boxes of the next call stay what they were."""
         boxes = torch.Generator()
         boxes.set_state(self._generator.get_state())
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(device_type=sr.device.type, enabled=False):
             score = self._values(sr.detach(), hr.detach(), boxes=boxes)[1]["score"]
         return score.float().reshape(-1, len(sr)).mean(0)
 

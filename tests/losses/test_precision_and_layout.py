@@ -146,3 +146,16 @@ def test_r20_autocast_on_the_gpu(build):
         assert found.dtype == torch.float32
         torch.testing.assert_close(found.detach(), expected, rtol=0, atol=1e-3)
         torch.testing.assert_close(gradient, plain, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("inner", [torch.float16, torch.bfloat16])
+def test_r19_r20_half_precision_images_inside_another_autocast(inner):
+    """Found by fuzzing: torch refuses to stack fp16 crops inside bf16 autocast on a CPU."""
+    sr, hr = make_pair(2, 24, 24)
+    sr, hr = sr.to(inner), hr.to(inner)
+    loss = CriticLoss("haarpsi", crops={"size": 16, "count": 2, "position": "grid"})
+    plain = loss(sr, hr)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside, seen = loss(sr, hr), loss.scores(sr, hr)
+    torch.testing.assert_close(inside, plain)
+    torch.testing.assert_close(-seen.mean(), plain)
