@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["BANDS", "ORIENTED", "Bands", "blur", "gaussian", "halve", "pyramid"]
+__all__ = ["ORIENTED", "Bands", "blur", "gaussian", "halve", "pyramid"]
 
 # Sobel filters along four directions, and the 3x3 less the 5x5 binomial mean. All are zero at the Nyquist frequency,
 # where an up-sampling head can draw energy that belongs to no texture.
@@ -21,7 +21,6 @@ _DIRECTIONS = (
 )
 _BINOMIAL = (0.25, 0.5, 0.25)
 ORIENTED = len(_DIRECTIONS)
-BANDS = ORIENTED + 1
 # Luma of BT.601 and two colour differences, red-cyan and blue-yellow, zero for grey.
 _OPPONENT = ((0.299, 0.587, 0.114), (0.5, -0.5, 0.0), (-0.25, -0.25, 0.5))
 
