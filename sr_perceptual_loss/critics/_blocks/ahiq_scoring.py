@@ -1,7 +1,8 @@
 """RQI/AHIQ for weights that never change again: equal scores and gradients, less work and memory.
 
 Layers that are not run are absent; batch norms are folded; 1x1 convolutions over the transformer's maps and the offset
-convolution act on its tokens, before anything is joined or enlarged; maps are channels-last.
+convolution act on its tokens, before anything is joined or enlarged; wide convolutions take fewer products; the
+transformer's MLPs keep their input alone; maps are channels-last.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing_extensions import Self
 from sr_perceptual_loss.critics._blocks.deform_mix import tap_weights
 from sr_perceptual_loss.critics._blocks.deformable import deformable_taps
 from sr_perceptual_loss.critics._blocks.fold import folded, frozen_copy
-from sr_perceptual_loss.critics._blocks.vit import block_tokens
+from sr_perceptual_loss.critics._blocks.vit import block_tokens, recompute_mlps
+from sr_perceptual_loss.critics._blocks.winograd import with_winograd
 from sr_perceptual_loss.critics.base import Critic, TargetFeatures, normalise
 from sr_perceptual_loss.critics.rqi_ahiq import KERNEL, NORMALISATIONS, DeformNet, RQIAhiq
 
@@ -102,6 +104,7 @@ class AhiqForScoring(Critic):
         self.vit = frozen_copy(critic.vit)
         self.vit.blocks = self.vit.blocks[: critic.taps[-1] + 1]
         del self.vit.norm, self.vit.head
+        recompute_mlps(self.vit)
         resnet = frozen_copy(critic.resnet50)
         del resnet.layer2, resnet.layer3, resnet.layer4, resnet.fc
         self.resnet50 = folded(resnet)
@@ -110,6 +113,7 @@ class AhiqForScoring(Critic):
         regressor = frozen_copy(critic.regressor)
         del regressor.down_channel
         self.regressor = regressor
+        with_winograd(self)
         self.to(memory_format=torch.channels_last)
         self.eval()
 

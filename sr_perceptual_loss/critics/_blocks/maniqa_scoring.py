@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from sr_perceptual_loss.critics._blocks.channel_attention import channel_attention
 from sr_perceptual_loss.critics._blocks.fold import frozen_copy
 from sr_perceptual_loss.critics._blocks.vit import block_tokens
+from sr_perceptual_loss.critics._blocks.winograd import with_winograd
 from sr_perceptual_loss.critics.base import Critic, TargetFeatures, normalise
 from sr_perceptual_loss.critics.rqi_maniqa import HALF, RQIManiqa, TABlock
 
@@ -63,7 +64,7 @@ class ManiqaForScoring(RQIManiqa):
             stage = frozen_copy(getattr(critic, name))
             stage.downsample = nn.Identity()
             # Tokens read as a map lie with the channels last, so the convolutions need no copies of them.
-            setattr(self, name, stage.to(memory_format=torch.channels_last))
+            setattr(self, name, with_winograd(stage).to(memory_format=torch.channels_last))
         self.eval()
 
     def for_scoring(self) -> Critic:

@@ -2,7 +2,7 @@
 
 Batch norms are folded into convolutions; query, key and value of a side come from one convolution, the offsets of the
 four deformable branches from another; the taps of all branches are one table; unused parts are absent; maps are
-channels-last.
+channels-last; wide 3x3 convolutions take fewer products.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing_extensions import Self
 from sr_perceptual_loss.critics._blocks.deform_mix import tap_weights
 from sr_perceptual_loss.critics._blocks.deformable import deformable_taps
 from sr_perceptual_loss.critics._blocks.fold import folded, frozen_copy, merge_convs
+from sr_perceptual_loss.critics._blocks.winograd import with_winograd
 from sr_perceptual_loss.critics.base import Critic, TargetFeatures, normalise
 from sr_perceptual_loss.critics.efficient_pban import POOL, EfficientPBAN, MultiBranchDeformConv, PBABlock
 
@@ -118,6 +119,7 @@ class PbanForScoring(Critic):
         self.trunk = nn.Sequential(folded(critic.stem), folded(critic.layer2_1))
         self.block = MergedBlock(critic.block2)
         self.head = MergedHead(critic)
+        with_winograd(self)
         self.to(memory_format=torch.channels_last)
         self.eval()
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sr_perceptual_loss.critics._blocks.fold import folded, frozen_copy
 from sr_perceptual_loss.critics._blocks.gated_pool import feature_distance, gated_pool
+from sr_perceptual_loss.critics._blocks.winograd import with_winograd
 from sr_perceptual_loss.critics.base import Critic, TargetFeatures, normalise
 from sr_perceptual_loss.critics.rqi_topiq import DISTANCE_EPS, IMAGENET, LEVELS, CrossLayer, PyramidResNet, RQITopiq
 
@@ -22,8 +23,7 @@ __all__ = ["ChannelsLastResNet", "TopiqForScoring"]
 
 def _convolve(conv: nn.Module, maps: Tensor) -> Tensor:
     """A convolution of (N, H, W, C)."""
-    assert isinstance(conv, nn.Conv2d)
-    if conv.kernel_size == (1, 1):
+    if isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1):
         down, right = conv.stride
         maps = maps if (down, right) == (1, 1) else maps[:, ::down, ::right]
         return F.linear(maps, conv.weight.flatten(1), conv.bias)
@@ -100,6 +100,7 @@ class TopiqForScoring(RQITopiq):
                 part.self_attn = nn.Identity()  # type: ignore[assignment]
         self.h_emb = nn.Parameter(critic.h_emb.detach(), requires_grad=False)
         self.w_emb = nn.Parameter(critic.w_emb.detach(), requires_grad=False)
+        with_winograd(self)
         self.to(memory_format=torch.channels_last).eval()
 
     def for_scoring(self) -> Critic:
