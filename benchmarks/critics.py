@@ -5,6 +5,7 @@
     python benchmarks/critics.py --print             # the tables of what is there, nothing measured
     python benchmarks/critics.py --print --write docs/performance.md     # put them into the document
     python benchmarks/critics.py --device cuda       # on a GPU; the tables name it
+    python benchmarks/critics.py --equality          # forms against the published formulation in float64, full size
 
 Rows go to runs/bench/<device>_<part>.json; delete a file to measure it again after the code has changed.
 """
@@ -12,13 +13,15 @@ Rows go to runs/bench/<device>_<part>.json; delete a file to measure it again af
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-from sr_perceptual_loss.benchmarking.running import Results
-from sr_perceptual_loss.benchmarking.table import exponent_grid, markdown, memory_grid, time_grid
+from sr_perceptual_loss.benchmarking.equality import FULL_SIZES, equality
+from sr_perceptual_loss.benchmarking.running import Results, has_bf16, machine
+from sr_perceptual_loss.benchmarking.table import Grid, exponent_grid, markdown, memory_grid, time_grid
 
 OUT = Path(__file__).resolve().parent.parent / "runs" / "bench"
 
@@ -37,11 +40,34 @@ PARTS: dict[str, list[str]] = {
 RIVALS = "lpips_vgg,dists,vgg19"
 
 
+def options(part: str, device: str) -> list[str]:
+    """Of `srpl bench`, without the form bf16 where it is emulated: there it takes minutes and says nothing."""
+    chosen = [RIVALS if option == "all" else option for option in PARTS[part]]
+    if device == "cpu" and not has_bf16() and "--forms" not in chosen:
+        chosen += ["--forms", "reference,fast,target"]
+    return chosen
+
+
 def measure(part: str, device: str) -> None:
     """Run one part in a process of its own, so that the memory of one part does not stand in the way of the next."""
-    options = [RIVALS if option == "all" else option for option in PARTS[part]]
-    command = [sys.executable, "-m", "sr_perceptual_loss.cli.app", "bench", *options, "--device", device]
+    command = [sys.executable, "-m", "sr_perceptual_loss.cli.app", "bench", *options(part, device), "--device", device]
     subprocess.run([*command, "--json", str(place(part, device))], check=True, stdout=subprocess.DEVNULL)
+
+
+def compared() -> str:
+    """Differences of the prepared forms from the reference forms in float64, as Markdown."""
+    heads = ["what", "side", "batch", "score", "gradient, relative L2", "change of score", "offsets"]
+    lines = []
+    for name, side in FULL_SIZES.items():
+        for batch in (1, 2) if name == "efficient_pban" else (1,):
+            found = equality(name, side, batch)
+            numbers = [f"{found.score:.1e}", f"{found.slope:.1e}", f"{found.change:.1e}"]
+            offsets = "-" if found.offsets is None else f"{found.offsets:.2f}"
+            lines.append([name, str(side), str(batch), *numbers, offsets])
+            print(*lines[-1], file=sys.stderr)
+    grid: Grid = ("Equality", heads, lines)
+    about = ", ".join(f"{key}: {value}" for key, value in machine("cpu").items())
+    return f"`python benchmarks/critics.py --equality`\n\n{about}; {datetime.date.today()}.\n\n{markdown(grid)}\n"
 
 
 def place(part: str, device: str) -> Path:
@@ -50,8 +76,7 @@ def place(part: str, device: str) -> Path:
 
 def shown(part: str, device: str) -> str:
     """The tables of a part as Markdown."""
-    options = " ".join(RIVALS if option == "all" else option for option in PARTS[part])
-    path, title = place(part, device), f"### {part}\n\n`srpl bench {options}`\n"
+    path, title = place(part, device), f"### {part}\n\n`srpl bench {' '.join(options(part, device))}`\n"
     if not path.is_file():
         return f"{title}\nNot measured yet.\n"
     results = Results.resume(path, json.loads(path.read_text())["setting"])
@@ -75,9 +100,16 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, nargs="+", default=list(PARTS))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--print", action="store_true", dest="only_print")
+    parser.add_argument("--equality", action="store_true", help="compare values in float64; nothing is timed")
     parser.add_argument("--write", type=Path, help="a document with the marks <!-- critics cpu --> around the tables")
     arguments = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
+    if arguments.equality:
+        text = compared()
+        print(text)
+        if arguments.write is not None:
+            put_between_marks(arguments.write, "equality", text)
+        return
     for part in arguments.part:
         if not arguments.only_print:
             measure(part, arguments.device)

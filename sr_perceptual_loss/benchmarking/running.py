@@ -22,7 +22,7 @@ from sr_perceptual_loss.benchmarking.measuring import gradient, interleaved, sav
 from sr_perceptual_loss.benchmarking.memory import cuda_peak, peak_in_subprocess
 from sr_perceptual_loss.benchmarking.subjects import Subject
 
-__all__ = ["Plan", "Results", "Row", "cells", "machine", "run"]
+__all__ = ["Plan", "Results", "Row", "cells", "has_bf16", "machine", "run"]
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,11 @@ def machine(device: str) -> dict[str, str]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
     if device == "cpu":
-        name += f" ({torch.backends.cpu.get_cpu_capability()}; bf16 instructions: {'yes' if _bf16() else 'no'})"
+        name += f" ({torch.backends.cpu.get_cpu_capability()}; bf16 instructions: {'yes' if has_bf16() else 'no'})"
     return {"device": name, "torch": torch.__version__, "torchvision": torchvision.__version__}
 
 
-def _bf16() -> bool:
+def has_bf16() -> bool:
     """Whether the CPU has instructions for bfloat16; without them it is emulated, and slower than float32."""
     info = Path("/proc/cpuinfo")
     flags = info.read_text() if info.exists() else ""
