@@ -1,17 +1,18 @@
 r"""What happens to pictures when a critic is optimised: attacks on pixels, and three small SR networks per critic.
 
     python benchmarks/robustness.py --photographs ../shared/data/cid22_512_train --test ../shared/data/Set14_x4 \
-        --critics haarpsi texture_stats
+        --rated ../shared/data/kadid_i01 ../shared/data/tid2013_i01 --critics haarpsi texture_stats
 
 Beside each critic: the L1 control, trained for the same number of steps on the same crops. Prints one table of attacks,
 one of fine-tunes and the gates, and writes runs/robustness/summary.json and contact_sheet.png. Finished parts are kept;
-an interrupted run goes on. About 5 minutes of one core per critic and head.
+an interrupted run goes on. About 2 minutes of one core per critic and head, 3 per head for the pixel stage.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from pathlib import Path
 
 import torch
@@ -20,8 +21,12 @@ from rich.console import Console
 from rich.table import Table
 
 from sr_perceptual_loss import Critic, CriticLoss, create_critic
+from sr_perceptual_loss.benchmarking.calibrating import pictures
+from sr_perceptual_loss.benchmarking.measuring import gradient, interleaved
+from sr_perceptual_loss.benchmarking.rivals import build_rival
 from sr_perceptual_loss.benchmarking.robustness.fine_tuning import Schedule
-from sr_perceptual_loss.benchmarking.robustness.gates import GateRule, check_gates
+from sr_perceptual_loss.benchmarking.robustness.gates import Gate, GateRule, check_gates
+from sr_perceptual_loss.benchmarking.robustness.ordering import ordered_pairs, read_rated
 from sr_perceptual_loss.benchmarking.robustness.photographs import Photographs, x4_pairs
 from sr_perceptual_loss.benchmarking.robustness.running import FROM_BICUBIC, FROM_GT, Trial
 from sr_perceptual_loss.critics import texture_stats  # noqa: F401  (a candidate: importing registers it)
@@ -30,7 +35,7 @@ from sr_perceptual_loss.losses.ssim_loss import SSIMLoss
 from sr_perceptual_loss.training.attacks.networks import HEADS
 
 CONTROL = "l1"
-COLUMNS = ("psnr_y", "ssim_y", "haarpsi", "hf_ratio", "peak_2", "peak_3", "peak_4", "score", "above_gt")
+COLUMNS = ("psnr_y", "ssim_y", "haarpsi", "hf_ratio", "peak_2", "peak_3", "peak_4", "lattice", "score", "above_gt")
 
 
 def loss_of(name: str, weights: str, augment: str) -> tuple[Critic, PairLoss | None]:
@@ -41,6 +46,25 @@ def loss_of(name: str, weights: str, augment: str) -> tuple[Critic, PairLoss | N
         return create_critic("haarpsi"), SSIMLoss()
     loss = CriticLoss(name, weights=weights if name == "rqi_lite" else "local", augment=json.loads(augment or "{}"))
     return loss.critic, loss
+
+
+def cost(critic: Critic) -> float:
+    """Forward and backward to a 256-pixel image, in units of the time of LPIPS-VGG; medians of 5 interleaved calls."""
+    sr, hr = pictures(1, 256)
+    rival, form = build_rival("lpips_vgg"), critic.for_scoring()
+    calls = {
+        "critic": lambda: gradient(lambda x: form.score(x, hr), sr),
+        "lpips": lambda: gradient(lambda x: rival(x, hr), sr),
+    }
+    seconds = interleaved(calls, 5)
+    return statistics.median(seconds["critic"]) / statistics.median(seconds["lpips"])
+
+
+def order_gate(critic: Critic, folders: list[Path]) -> Gate:
+    """Whether the rated pictures are ordered as people order them."""
+    rated = [item for folder in folders for item in read_rated(folder)]
+    right, total = ordered_pairs(critic, rated)
+    return Gate("rated pairs in order", right, f"all of {total}", right == total)
 
 
 def contact_sheet(out: Path, names: list[str], pictures: list[str], side: int = 160) -> None:
@@ -64,6 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photographs", type=Path, required=True, help="folder to fine-tune on")
     parser.add_argument("--test", type=Path, required=True, help="folder of x4 test pairs, or of photographs")
+    parser.add_argument("--rated", type=Path, nargs="*", default=[], help="folders with rated pictures and one CSV")
     parser.add_argument("--pictures", type=int, default=8, help="test pictures, the smallest ones")
     parser.add_argument("--critics", nargs="+", default=["haarpsi", "ssim", "texture_stats"])
     parser.add_argument("--weights", default="local", help="of rqi_lite: a .safetensors file")
@@ -101,6 +126,9 @@ def main() -> None:
         elif attacked:
             rule = GateRule.of("learned" if critic.card.needs_weights else "weight_free")
             gates = check_gates(rule, attacked["bicubic"], {h: (control[h], found[h]) for h in found})
+            gates += [order_gate(critic, options.rated)] if options.rated else []
+            summary[f"{name} cost"] = cost(critic)
+            console.print(f"{name}: {summary[f'{name} cost']:.3f} of the time of LPIPS-VGG")
             summary[f"{name} gates"] = [vars(gate) for gate in gates]
             for gate in gates:
                 verdict = "[green]pass[/]" if gate.passed else "[red]FAIL[/]"

@@ -32,29 +32,30 @@ from sr_perceptual_loss.functional.ssim import ssim
 __all__ = ["TextureStats"]
 
 DISTANCES = ("statistics", "swd")
-STRUCTURES = ("coarse_ssim", "haarpsi", "none")
-#: All but the auto-correlation, which the grid statistics replace: matching it made networks draw grids.
-DEFAULT = tuple(name for name in STATISTICS if name != "periodicity")
-#: Root mean square of a band, in units of [0, 1], below which it counts as flat: one 8-bit step.
-SOFT = 0.004
+STRUCTURES = ("haarpsi", "coarse_ssim", "none")
+#: Root mean square of a band, in units of [0, 1], below which it counts as flat. Film grain is below it: nobody misses
+#: it, and a network that is asked for it draws dots.
+SOFT = 0.015
+#: Added to the root mean square of GT where places are weighted, so that flat regions count a little.
+BASE = 0.004
 #: Side of the windows of ``distance: swd``.
 SWD_WINDOW = 16
 
 
 @register_critic
 class TextureStats(Critic):
-    """score = structure^c * prod over scales of mean over places of prod over statistics of their likeness.
+    """score = structure^c * prod over scales of weighted mean over places of prod over statistics of their likeness.
 
     Args:
         scales: octaves of the pyramid, 1 to 4.
         window: sigma of the Gaussian windows, in pixels of each level.
-        statistics: which to compare, out of ``energy``, ``shape``, ``orientation``, ``scale``, ``periodicity``,
-            ``colour``, ``rest`` and ``grid``; ``energy`` is always compared.
+        statistics: which to compare, out of ``energy``, ``shape``, ``orientation``, ``scale``, ``colour``, ``grid`` and
+            ``lattice``; ``energy`` is always compared.
         distance: ``statistics``, or ``swd``: sorted values in windows instead of moments and correlations.
-        structure: what keeps texture in its place: ``coarse_ssim`` (SSIM at a quarter of the size), ``haarpsi`` (at
-            full size), or ``none``.
-        coarse_weight: exponent c of the structure, >= 0.
-        grid_weight: how much ``periodicity`` counts, >= 0.
+        structure: what keeps texture in its place: ``haarpsi`` (at full size), ``coarse_ssim`` (SSIM at a quarter of
+            the size), or ``none``.
+        structure_weight: exponent c of the structure, >= 0.
+        weighting: places count with (root mean square of GT's bands)^weighting; 0 treats all alike.
 
     Raises:
         InputError: at construction.
@@ -62,7 +63,7 @@ class TextureStats(Critic):
 
     card = CriticCard(
         name="texture_stats",
-        paper="own formula after Portilla & Simoncelli 2000, DISTS 2020 and MS-SWD 2024",
+        paper="own formula after Portilla & Simoncelli 2000, DISTS 2020, HaarPSI 2018 and MS-SWD 2024",
         input_size=SizeRule(minimum=64),
         score_range=(0.0, 1.0),
         relative=False,
@@ -73,11 +74,11 @@ class TextureStats(Critic):
         self,
         scales: int = 3,
         window: float = 3.0,
-        statistics: Sequence[str] = DEFAULT,
+        statistics: Sequence[str] = STATISTICS,
         distance: str = "statistics",
-        structure: str = "coarse_ssim",
-        coarse_weight: float = 1.0,
-        grid_weight: float = 3.0,
+        structure: str = "haarpsi",
+        structure_weight: float = 1.0,
+        weighting: float = 1.0,
     ) -> None:
         self.scales = as_int("scales", scales, minimum=1)
         if self.scales > 4:
@@ -88,8 +89,8 @@ class TextureStats(Critic):
         self.statistics = tuple(statistics)
         self.distance = check_choice("distance", distance, DISTANCES)
         self.structure = check_choice("structure", structure, STRUCTURES)
-        self.coarse_weight = as_float("coarse_weight", coarse_weight, minimum=0)
-        self.grid_weight = as_float("grid_weight", grid_weight, minimum=0)
+        self.structure_weight = as_float("structure_weight", structure_weight, minimum=0)
+        self.weighting = as_float("weighting", weighting, minimum=0)
         super().__init__(
             {
                 "scales": self.scales,
@@ -97,8 +98,8 @@ class TextureStats(Critic):
                 "statistics": list(self.statistics),
                 "distance": self.distance,
                 "structure": self.structure,
-                "coarse_weight": self.coarse_weight,
-                "grid_weight": self.grid_weight,
+                "structure_weight": self.structure_weight,
+                "weighting": self.weighting,
             }
         )
 
@@ -138,21 +139,22 @@ class TextureStats(Critic):
         return score - (score - 1).clamp(min=0).detach()
 
     def _alike(self, sr: Mapping[str, Tensor], hr: Mapping[str, Tensor]) -> Tensor:
-        """(N,) likeness at one scale: product over the statistics at each place, mean over the places."""
+        """(N,) likeness at one scale: product over the statistics at each place, weighted mean over the places."""
         if self.distance == "swd":
             return sliced_likeness(sr["slices"], hr["slices"], SOFT)
         product: Tensor | None = None
-        for value in likeness(sr, hr, SOFT, self.grid_weight).values():
+        for value in likeness(sr, hr, SOFT).values():
             size = sr["energy"].shape[-2:]
             if value.shape[-2:] != size:
-                # "scale" and "grid" live on coarser grids.
+                # "scale", "grid" and "lattice" live on coarser grids.
                 value = F.interpolate(value, size=size, mode="bilinear", align_corners=False)
             product = value if product is None else product * value
         assert product is not None
-        return product.mean((1, 2, 3))
+        weights = (hr["energy"].square().mean(1, keepdim=True).sqrt() + BASE) ** self.weighting
+        return (product * weights).sum((1, 2, 3)) / weights.sum((1, 2, 3))
 
     def _structure(self, sr: Tensor, hr: Tensor, features: TargetFeatures) -> Tensor:
-        if self.structure == "none" or self.coarse_weight == 0:
+        if self.structure == "none" or self.structure_weight == 0:
             return sr.new_ones(len(sr))
         if self.structure == "haarpsi":
             coefficients, chroma = features
@@ -161,4 +163,4 @@ class TextureStats(Critic):
             # Below 0 (reversed contrast) a power has no gradient to lead back; the softplus does.
             value = ssim(F.avg_pool2d(sr, 4), F.avg_pool2d(hr, 4))
             found = F.softplus(value, beta=50.0) / F.softplus(value.new_ones(()), beta=50.0)
-        return found if self.coarse_weight == 1 else found**self.coarse_weight
+        return found if self.structure_weight == 1 else found**self.structure_weight

@@ -9,14 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sr_perceptual_loss.critics._blocks.texture_bands import pyramid
 from sr_perceptual_loss.critics.base import Critic
 from sr_perceptual_loss.critics.haarpsi import haarpsi
 from sr_perceptual_loss.evaluation.sr_metrics import psnr, ssim_8bit
+from sr_perceptual_loss.functional.lattice import lattice_contrast
 from sr_perceptual_loss.functional.peaks import spectral_peaks
 
 __all__ = ["PERIODS", "detail", "measure"]
 
 PERIODS = (2, 3, 4)
+#: Of the cells whose phases are compared: that of a x4 head.
+CELL = 4
 BORDER = 4
 
 
@@ -45,7 +49,8 @@ def measure(
 
     Returns:
         Measure -> number; ``hf_ratio`` is mean :func:`detail` over that of GT, ``peak_2`` .. ``peak_4`` the largest
-        ratio of a grid frequency to its surroundings in the mean spectrum of all pictures.
+        ratio of a grid frequency to its surroundings in the mean spectrum of all pictures, ``lattice`` the mean
+        :func:`~sr_perceptual_loss.functional.lattice.lattice_contrast` of luma (photographs: about 0.15).
     """
     rows: list[dict[str, float]] = []
     peaks = []
@@ -58,6 +63,7 @@ def measure(
             row["score"] = float(critic.score(sr[cut], hr[cut]))
             best = 0.0 if critic.card.relative else float(critic.score(hr[cut], hr[cut]))
             row["above_gt"] = float(row["score"] > best + 1e-6)
+        row["lattice"] = float(lattice_contrast(pyramid(sr[cut], 1)[0].detail[:, :1], CELL).mean())
         row["hf_sr"], row["hf_hr"] = float(detail(sr)), float(detail(hr))
         rows.append(row)
         peaks.append({period: float(value) for period, value in spectral_peaks(sr[cut], PERIODS).items()})

@@ -1,0 +1,142 @@
+r"""RLFN x4 fine-tuned beside L1 with each critic at several shares, judged on four test sets, with crops to look at.
+
+    python benchmarks/fine_tunes.py --data ../shared/data --critics haarpsi texture_stats --shares 0.3 0.5 0.7
+
+The published network (row `start`) is trained on with L1 alone (`l1`, the control) and with L1 and a critic; `share`
+is the critic's part of the gradient's norm at the output. Prints one table per test set and writes summary.json and
+crops.png to runs/fine_tunes. Networks and numbers are kept as they are made; an interrupted run goes on. On one core:
+some minutes per training of 500 steps, and as much to judge each network on Urban100.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from sr_perceptual_loss import CriticLoss
+from sr_perceptual_loss.benchmarking.robustness.fine_tuning import Schedule, fine_tune, restore
+from sr_perceptual_loss.benchmarking.robustness.measures import measure
+from sr_perceptual_loss.benchmarking.robustness.photographs import Photographs, x4_pairs
+from sr_perceptual_loss.benchmarking.robustness.rlfn import RLFN
+from sr_perceptual_loss.critics.texture_stats import TextureStats
+
+SETS = {"Set5": "Set5", "Set14": "Set14_x4", "BSD100": "BSD100_x4", "Urban100": "Urban100_x4"}
+COLUMNS = ("psnr_y", "ssim_y", "haarpsi", "score", "hf_ratio", "peak_2", "peak_3", "peak_4", "lattice")
+#: (set, part of the picture's name, top, left) of the crops that are shown.
+SHOWN = (
+    ("Set14", "img_001", 150, 60),
+    ("Set14", "img_003", 120, 150),
+    ("Set14", "img_005", 90, 40),
+    ("Set5", "butterfly", 60, 60),
+    ("BSD100", "img_010", 100, 100),
+    ("Urban100", "img_012", 200, 300),
+)
+SIDE = 128
+
+
+def trained(name: str, critic: str | None, share: float, data: Path, plan: Schedule, out: Path) -> nn.Module:
+    """The network of one row, from the folder of results or trained now."""
+    network = RLFN.published(data / "sr_weights" / "rlfn" / "rlfn_x4.pth")
+    file = out / f"network-{name}-{plan.key()}.pt"
+    if name == "start":
+        return network
+    if file.is_file():
+        network.load_state_dict(torch.load(file, weights_only=True))
+        return network
+
+    def progress(step: int, steps: int, value: float) -> None:
+        if step % 50 == 0:
+            print(f"{name}: step {step}/{steps}, L1 {value:.4f}", flush=True)
+
+    loss = None if critic is None else CriticLoss(critic)
+    fine_tune(network, loss, share, Photographs(data / "cid22_512_train"), plan, progress)
+    torch.save(network.state_dict(), file.with_suffix(".part"))
+    file.with_suffix(".part").replace(file)
+    return network
+
+
+def crops(images: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+    """The shown crops of one test set, as bytes."""
+    found = {}
+    for folder, part, top, left in SHOWN:
+        for name in (n for n in images if folder == where and part in n):
+            image = images[name][0]
+            top, left = (min(a, side - SIDE) for a, side in zip((top, left), image.shape[-2:], strict=True))
+            found[f"{folder} {part}"] = (image[:, top : top + SIDE, left : left + SIDE] * 255).round().byte()
+    return found
+
+
+def judged(name: str, network: nn.Module, where: str, data: Path, plan: Schedule, out: Path) -> dict[str, float]:
+    """Measures of one network on one test set, and its crops in a file of their own."""
+    file = out / f"judged-{name}-{where}-{plan.key()}.json"
+    if file.is_file():
+        return dict(json.loads(file.read_text()))
+    pairs = x4_pairs(data / SETS[where])
+    images: dict[str, Tensor] = {}
+    for pair in pairs:
+        images.update(restore(network, [pair]))
+    torch.save(crops(images, where), out / f"crops-{name}-{where}.pt")
+    torch.save(crops({n: hr for n, _, hr in pairs}, where), out / f"crops-GT-{where}.pt")
+    found = measure(images, [(n, hr) for n, _, hr in pairs], TextureStats())
+    file.write_text(json.dumps(found, indent=1))
+    print(f"{where}, {name}: " + ", ".join(f"{c} {found[c]:.4g}" for c in COLUMNS), flush=True)
+    return found
+
+
+def sheet(names: list[str], sets: list[str], out: Path) -> None:
+    """One column per network, GT first; one row per crop, enlarged twice."""
+    columns = ["GT", *names]
+    held: dict[str, dict[str, Tensor]] = {n: {} for n in columns}
+    for name in columns:
+        for where in sets:
+            held[name].update(torch.load(out / f"crops-{name}-{where}.pt", weights_only=True))
+    rows = list(held["GT"])
+    side = 2 * SIDE
+    picture = Image.new("RGB", (len(columns) * (side + 4), len(rows) * (side + 18)), "white")
+    for column, name in enumerate(columns):
+        for row, what in enumerate(rows):
+            crop = Image.fromarray(held[name][what].permute(1, 2, 0).contiguous().numpy())
+            place = (column * (side + 4), row * (side + 18))
+            picture.paste(crop.resize((side, side), Image.Resampling.NEAREST), (place[0], place[1] + 16))
+            ImageDraw.Draw(picture).text(place, f"{name} {what}", fill="black")
+    picture.save(out / "crops.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with cid22_512_train, sr_weights, test sets")
+    parser.add_argument("--critics", nargs="+", default=["haarpsi", "texture_stats"])
+    parser.add_argument("--shares", nargs="+", type=float, default=[0.3, 0.5, 0.7])
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--out", type=Path, default=Path("runs/fine_tunes"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    plan = Schedule(steps=options.steps, batch=options.batch)
+    jobs: list[tuple[str, str | None, float]] = [("start", None, 0.0), ("l1", None, 0.0)]
+    jobs += [(f"{critic}-{share:g}", critic, share) for critic in options.critics for share in options.shares]
+    summary: dict[str, dict[str, dict[str, float]]] = {where: {} for where in options.sets}
+    for name, critic, share in jobs:
+        network = trained(name, critic, share, options.data, plan, options.out).eval()
+        for where in options.sets:
+            summary[where][name] = judged(name, network, where, options.data, plan, options.out)
+    for where, rows in summary.items():
+        table = Table("network", *COLUMNS, title=f"{where}; RLFN x4, {plan.steps} steps, batch {plan.batch}")
+        for name, row in rows.items():
+            table.add_row(name, *(f"{row[c]:.4f}" for c in COLUMNS))
+        Console(width=120).print(table)
+    (options.out / "summary.json").write_text(json.dumps({"plan": plan.key(), **summary}, indent=1) + "\n")
+    sheet([name for name, _, _ in jobs], options.sets, options.out)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
