@@ -29,7 +29,6 @@ from sr_perceptual_loss.benchmarking.robustness.gates import Gate, GateRule, che
 from sr_perceptual_loss.benchmarking.robustness.ordering import ordered_pairs, read_rated
 from sr_perceptual_loss.benchmarking.robustness.photographs import Photographs, x4_pairs
 from sr_perceptual_loss.benchmarking.robustness.running import FROM_BICUBIC, FROM_GT, Trial
-from sr_perceptual_loss.critics import texture_stats  # noqa: F401  (a candidate: importing registers it)
 from sr_perceptual_loss.losses.base import PairLoss
 from sr_perceptual_loss.losses.ssim_loss import SSIMLoss
 from sr_perceptual_loss.training.attacks.networks import HEADS
@@ -97,13 +96,14 @@ def main() -> None:
     parser.add_argument("--heads", nargs="+", default=list(HEADS), choices=HEADS)
     parser.add_argument("--pixel-steps", type=int, default=1500)
     parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--rate", type=float, default=Schedule.rate, help="learning rate with the critic, and of L1")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--out", type=Path, default=Path("runs/robustness"))
     options = parser.parse_args()
     console = Console()
     photographs = Photographs(options.photographs)
     pairs = sorted(x4_pairs(options.test), key=lambda pair: pair[2].numel())[: options.pictures]
-    plan = Schedule(pixel_steps=options.pixel_steps, steps=options.steps, batch=options.batch)
+    plan = Schedule(pixel_steps=options.pixel_steps, steps=options.steps, batch=options.batch, rate=options.rate)
     attacks = Table("critic", "from", "stage", *COLUMNS, title="attacks on pixels")
     tunes = Table("critic", "head", *COLUMNS, title=f"{options.steps} steps, share {options.share:g}")
     control: dict[str, dict[str, float]] = {}

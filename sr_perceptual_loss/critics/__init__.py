@@ -1,6 +1,14 @@
 """Critics: image pair in, one score per pair out. One file per critic; importing this package registers them all."""
 
-from sr_perceptual_loss.critics import efficient_pban, haarpsi, rqi_ahiq, rqi_lite, rqi_maniqa, rqi_topiq
+from sr_perceptual_loss.critics import (
+    efficient_pban,
+    haarpsi,
+    rqi_ahiq,
+    rqi_lite,
+    rqi_maniqa,
+    rqi_topiq,
+    texture_stats,
+)
 from sr_perceptual_loss.critics.base import Critic, CriticCard, SizeRule
 from sr_perceptual_loss.critics.registry import create_critic, get_card, list_critics, register_critic
 
@@ -18,4 +26,5 @@ __all__ = [
     "rqi_lite",
     "rqi_maniqa",
     "rqi_topiq",
+    "texture_stats",
 ]

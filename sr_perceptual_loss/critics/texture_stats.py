@@ -77,7 +77,7 @@ class TextureStats(Critic):
         statistics: Sequence[str] = STATISTICS,
         distance: str = "statistics",
         structure: str = "haarpsi",
-        structure_weight: float = 1.0,
+        structure_weight: float = 2.0,
         weighting: float = 1.0,
     ) -> None:
         self.scales = as_int("scales", scales, minimum=1)

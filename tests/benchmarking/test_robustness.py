@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,6 +13,7 @@ from sr_perceptual_loss import CriticLoss, InputError
 from sr_perceptual_loss.benchmarking.robustness.fine_tuning import Schedule
 from sr_perceptual_loss.benchmarking.robustness.gates import GateRule, check_gates
 from sr_perceptual_loss.benchmarking.robustness.measures import detail, measure
+from sr_perceptual_loss.benchmarking.robustness.ordering import ordered_pairs, read_rated
 from sr_perceptual_loss.benchmarking.robustness.photographs import Photographs, shrink, x4_pairs
 from sr_perceptual_loss.benchmarking.robustness.running import Attack, Trial, enlarged
 from sr_perceptual_loss.critics.haarpsi import HaarPSI
@@ -59,6 +61,38 @@ def test_measures_of_gt_itself(folder):
     assert found["above_gt"] == 0
     blurred = measure({name: enlarged(shrink(hr)) for name, hr in references}, references)
     assert blurred["hf_ratio"] < 0.3
+
+
+def test_dots_at_one_phase_are_measured(folder):
+    references = [(name, hr) for name, _, hr in x4_pairs(folder)]
+    soft = {name: enlarged(shrink(hr)) for name, hr in references}
+    dotted = {}
+    for name, image in soft.items():
+        cells = (image.shape[-2] // 4, image.shape[-1] // 4)
+        signs = torch.randint(0, 2, cells, generator=torch.Generator().manual_seed(0)) * 2.0 - 1
+        dotted[name] = image.clone()
+        dotted[name][..., 1::4, 2::4] += 0.1 * signs
+    assert measure(dotted, references)["lattice"] > 3 * measure(soft, references)["lattice"]
+
+
+def test_rated_pairs_are_counted(folder, tmp_path):
+    reference = next(folder.glob("*.png"))
+    image = torch.from_numpy(np.array(Image.open(reference))).permute(2, 0, 1)[None].float() / 255
+    rows = ["ref,dist,mos"]
+    (tmp_path / "ref.png").write_bytes(reference.read_bytes())
+    # People are said to prefer more noise: wrong for every critic but in the pairs with the reference.
+    for mos, noise in ((2.0, 0.05), (4.0, 0.2)):
+        noisy = image + noise * torch.randn(image.shape, generator=torch.Generator().manual_seed(1))
+        name = f"noise{noise}.png"
+        Image.fromarray((noisy.clamp(0, 1)[0] * 255).byte().permute(1, 2, 0).numpy()).save(tmp_path / name)
+        rows.append(f"ref.png,{name},{mos}")
+    with pytest.raises(InputError, match="one with ref"):
+        read_rated(tmp_path)
+    (tmp_path / "scores.csv").write_text("\n".join(rows) + "\n")
+    assert ordered_pairs(HaarPSI(), read_rated(tmp_path)) == (2, 3)
+    (tmp_path / "scores.csv").write_text("ref,dist\n")
+    with pytest.raises(InputError, match="no column"):
+        read_rated(tmp_path)
 
 
 def test_results_are_kept_and_repeat(folder, tmp_path):
