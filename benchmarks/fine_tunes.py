@@ -117,10 +117,11 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rate", type=float, default=1e-4, help="Adam's, falling to a tenth along a cosine")
     parser.add_argument("--out", type=Path, default=Path("runs/fine_tunes"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    plan = Schedule(steps=options.steps, batch=options.batch)
+    plan = Schedule(steps=options.steps, batch=options.batch, rate=options.rate)
     jobs: list[tuple[str, str | None, float]] = [("start", None, 0.0), ("l1", None, 0.0)]
     jobs += [(f"{critic}-{share:g}", critic, share) for critic in options.critics for share in options.shares]
     summary: dict[str, dict[str, dict[str, float]]] = {where: {} for where in options.sets}
