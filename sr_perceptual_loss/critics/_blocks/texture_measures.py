@@ -29,8 +29,8 @@ _PAIRS = ((0, 1), (2, 3), (0, 4), (1, 4))
 PERIODS = (3, 4)
 #: One-sided statistics -> value that chance gives in photographs, up to which nothing is held against a picture.
 _CHANCE = {"grid": 0.006, "whole": 4.0, "lattice": 0.3}
-#: Exponent of the likeness of ``whole``. No band asks for what it sees, so a weak pull is enough; a strong one pays more
-#: for invisible changes of a whole phase than for anything visible.
+#: Exponent of the likeness of ``whole``. No band asks for what it sees, so a weak pull is enough; a strong one pays
+#: more for invisible changes of a whole phase than for anything visible.
 _WHOLE_WEIGHT = 0.05
 
 
