@@ -146,7 +146,7 @@ class TextureStats(Critic):
         for value in likeness(sr, hr, SOFT).values():
             size = sr["energy"].shape[-2:]
             if value.shape[-2:] != size:
-                # "scale", "grid" and "lattice" live on coarser grids, "whole" on a single place.
+                # "scale", "grid" and "lattice" live on coarser grids.
                 value = F.interpolate(value, size=size, mode="bilinear", align_corners=False)
             product = value if product is None else product * value
         assert product is not None

@@ -15,14 +15,12 @@ from torch import Tensor
 
 from sr_perceptual_loss._checks import InputError
 
-__all__ = ["gaussian_means", "grid_share", "lattice_contrast", "smoothing", "whole_grid_share"]
+__all__ = ["gaussian_means", "grid_share", "lattice_contrast", "smoothing"]
 
 #: Sigma of the neighbourhoods, in cells. The larger, the fainter the pattern that stands out from chance.
 CELLS = 4.0
 #: Root mean square, in units of [0, 1], below which a pattern cannot be seen: a quarter of an 8-bit step.
 INVISIBLE = 0.015
-#: The same for a pattern that covers the whole picture.
-FAINT = 0.001
 
 
 def smoothing(length: int, sigma: float, step: int, like: Tensor) -> Tensor:
@@ -79,26 +77,6 @@ def grid_share(detail: Tensor, period: int) -> Tensor:
     pattern = (means - means.mean(2, keepdim=True)).square().mean(2)
     energy = gaussian_means(F.avg_pool2d(cells.square(), period), CELLS, 1)
     return pattern / (energy + INVISIBLE**2)
-
-
-def whole_grid_share(detail: Tensor, period: int) -> Tensor:
-    """:func:`grid_share` over the whole picture at once: sees patterns far fainter than a neighbourhood can tell.
-
-    Args:
-        detail: high-pass image, (N, C, H, W).
-        period: of the lattice, in pixels.
-
-    Returns:
-        (N, C, 1, 1): the share in units of what chance gives, 1 / number of cells.
-
-    Raises:
-        InputError: fewer than two cells.
-    """
-    phases = F.pixel_unshuffle(_whole_cells(detail, period), period).unflatten(1, (detail.shape[1], period * period))
-    means = phases.mean((3, 4))
-    pattern = (means - means.mean(2, keepdim=True)).square().mean(2)
-    energy = phases.square().mean((2, 3, 4)) + FAINT**2
-    return (phases.shape[3] * phases.shape[4] * pattern / energy)[..., None, None]
 
 
 def lattice_contrast(detail: Tensor, period: int) -> Tensor:

@@ -38,13 +38,11 @@ class Bands:
             one. All are zero at the Nyquist frequency, where a head can draw energy that belongs to no texture.
         colour: (N, 2, h, w): the isotropic band of the two colour differences.
         detail: (N, 3, h, w): luma and colour differences less their 5x5 binomial mean.
-        sharp: (N, 1, h, w): luma of ``detail`` less its 3x3 binomial mean, mostly the Nyquist frequency.
     """
 
     luma: Tensor
     colour: Tensor
     detail: Tensor
-    sharp: Tensor
 
 
 def _binomial(image: Tensor) -> Tensor:
@@ -80,6 +78,5 @@ def pyramid(image: Tensor, levels: int) -> list[Bands]:
         isotropic = smooth - smoother
         oriented = F.conv2d(F.pad(current[:, :1], (1, 1, 1, 1), mode="reflect"), directions)
         luma = torch.cat([oriented, isotropic[:, :1], _paired(current[:, :1] - smooth[:, :1])], 1)
-        detail = current - smoother
-        found.append(Bands(luma, isotropic[:, 1:], detail, detail[:, :1] - _binomial(detail[:, :1])))
+        found.append(Bands(luma, isotropic[:, 1:], current - smoother))
     return found

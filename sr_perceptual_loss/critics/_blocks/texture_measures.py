@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sr_perceptual_loss.critics._blocks.texture_bands import ORIENTED, Bands
-from sr_perceptual_loss.functional.lattice import gaussian_means, grid_share, lattice_contrast, whole_grid_share
+from sr_perceptual_loss.functional.lattice import gaussian_means, grid_share, lattice_contrast
 
 __all__ = ["STATISTICS", "Window", "likeness", "measure"]
 
@@ -28,10 +28,7 @@ _PAIRS = ((0, 1), (2, 3), (0, 4), (1, 4))
 #: Periods of patterns that are looked for: 4 (with it 2) of x2 and x4 heads, 3 of x3 heads.
 PERIODS = (3, 4)
 #: One-sided statistics -> value that chance gives in photographs, up to which nothing is held against a picture.
-_CHANCE = {"grid": 0.006, "whole": 4.0, "lattice": 0.3}
-#: Exponent of the likeness of ``whole``. No band asks for what it sees, so a weak pull is enough; a strong one pays
-#: more for invisible changes of a whole phase than for anything visible.
-_WHOLE_WEIGHT = 0.05
+_CHANCE = {"grid": 0.006, "lattice": 0.3}
 
 
 class Window:
@@ -90,8 +87,7 @@ def measure(
         Name -> (N, C, h, w): ``energy`` and ``colour`` as root mean squares; the others without unit: ``shape`` (mean
         |x| over root mean square, which falls with kurtosis, and mean x|x| over mean square of the isotropic band,
         signed as its skewness), ``orientation`` (correlations between directions), ``scale``; ``grid_3``, ``grid_4``,
-        ``lattice_3`` and ``lattice_4`` on the coarser grid of their cells; with ``grid`` also ``whole_2`` to
-        ``whole_4`` of the whole picture.
+        ``lattice_3`` and ``lattice_4`` on the coarser grid of their cells.
     """
     products = _products(bands, wanted)
     means = window(torch.cat(list(products.values()), 1)).split([p.shape[1] for p in products.values()], 1)
@@ -113,9 +109,6 @@ def measure(
         for name, function in (("grid", grid_share), ("lattice", lattice_contrast)):
             if name in wanted:
                 found.update({f"{name}_{period}": function(bands.detail, period) for period in PERIODS})
-        if "grid" in wanted:
-            found["whole_2"] = whole_grid_share(bands.sharp, 2)
-            found.update({f"whole_{period}": whole_grid_share(bands.detail, period) for period in PERIODS})
     return found
 
 
@@ -155,7 +148,6 @@ def likeness(sr: Mapping[str, Tensor], hr: Mapping[str, Tensor], soft: float) ->
         if chance is not None:
             b = b.clamp(min=chance)
             same = _ratio(torch.maximum(a, b), b, chance)
-            same = same**_WHOLE_WEIGHT if name.startswith("whole") else same
         elif name in ("energy", "colour"):
             same = _ratio(a, b, soft)
         else:
