@@ -82,10 +82,10 @@ def test_phases_are_averaged():
 def test_rescaling_takes_away_what_a_grid_gains():
     """A period-4 grid gives a flat picture the energy of GT's texture; at 30 % of the size it is gone."""
     draw = torch.Generator().manual_seed(0)
-    hr = 0.5 + 0.05 * torch.randn(4, 3, 224, 224, generator=draw)
+    hr = 0.5 + 0.15 * torch.randn(4, 3, 224, 224, generator=draw)
     grid = torch.zeros_like(hr)
     rows = torch.arange(224) % 4 < 2
-    grid[..., rows, :], grid[..., ~rows, :] = 0.05, -0.05
+    grid[..., rows, :], grid[..., ~rows, :] = 0.15, -0.15
     flat = torch.full_like(hr, 0.5)
     energy = TextureStats(scales=1, statistics=("energy",), structure="none")
     plain = CriticLoss(energy)

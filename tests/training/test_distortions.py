@@ -63,11 +63,12 @@ def test_an_image_does_not_depend_on_its_batch_mates(number):
     a, b = photo(seed=1), photo(seed=2)
     alone = apply(a, number, 4)
     in_batch = apply(torch.cat([a, b, a]), number, 4)
-    assert torch.allclose(in_batch[:1], alone, atol=2e-6)
+    # Convolutions of other batch sizes may sum in another order, and sharpening multiplies that (4e-6 on an AMD CPU).
+    assert torch.allclose(in_batch[:1], alone, atol=1e-5)
     if number in RANDOM:
         assert not torch.equal(in_batch[0], in_batch[2]), "two images of a batch share their random numbers"
     else:
-        assert torch.allclose(in_batch[2:], alone, atol=2e-6)
+        assert torch.allclose(in_batch[2:], alone, atol=1e-5)
 
 
 @pytest.mark.parametrize("number", ALL)
