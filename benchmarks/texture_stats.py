@@ -1,4 +1,4 @@
-r"""Variants of texture_stats as a judge and as a loss: the ablation tables of docs/texture_stats.md.
+r"""Variants of texture_stats as a judge and as a loss: ablation tables (the first is in docs/texture_stats.md).
 
     python benchmarks/texture_stats.py judge --data ../shared/data
     python benchmarks/texture_stats.py loss --data ../shared/data --share 0.6
@@ -97,14 +97,15 @@ def main() -> None:
         table = level_means(options.data / "labels" / "iqa_lists" / "KADID-10k.txt")
         references = options.data / "cid22_512_train"
         make_kadid_like(references, versions, table, crop=CROP, limit=options.pictures)
-    names = options.variants or ["start", "l1", "haarpsi", *VARIANTS]
+    plain = [] if options.table == "judge" else ["start", "l1"]
+    names = options.variants or [*plain, "haarpsi", *VARIANTS]
     setting = f"{options.pictures}" if options.table == "judge" else f"{options.share:g}-{options.steps}"
     for name in names:
         critic = create_critic("haarpsi") if name == "haarpsi" else TextureStats(**VARIANTS.get(name, {}))
         file = options.out / f"{options.table}-{setting}-{name}.json"
         if not file.is_file():
             if options.table == "judge":
-                found = {} if name in ("start", "l1") else judge(critic, versions)
+                found = judge(critic, versions)
             else:
                 found = as_loss(
                     name, None if name in ("start", "l1") else critic, options.data, options.share, options.steps

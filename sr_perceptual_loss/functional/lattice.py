@@ -66,7 +66,7 @@ def grid_share(detail: Tensor, period: int) -> Tensor:
         period: of the lattice, in pixels.
 
     Returns:
-        (N, C, H // period, W // period) in [0, 1]; about 0.01 in photographs, 1 for nothing but a grid.
+        (N, C, H // period, W // period) in [0, 1]; below 0.01 in photographs, near 1 for nothing but a grid.
 
     Raises:
         InputError: fewer than two cells.
@@ -87,7 +87,7 @@ def lattice_contrast(detail: Tensor, period: int) -> Tensor:
         period: of the lattice, in pixels.
 
     Returns:
-        (N, C, ceil(H / period / 2), ceil(W / period / 2)), >= 0; about 0.15 in photographs, sqrt(period^2 - 1) for dots
+        (N, C, ceil(H / period / 2), ceil(W / period / 2)), >= 0; about 0.12 in luma of photographs, sqrt(period^2 - 1) for dots
         at one phase.
 
     Raises:

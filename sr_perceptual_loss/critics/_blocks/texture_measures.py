@@ -27,7 +27,7 @@ FLOOR = 1e-3
 _PAIRS = ((0, 1), (2, 3), (0, 4), (1, 4))
 #: Periods of patterns that are looked for: 4 (with it 2) of x2 and x4 heads, 3 of x3 heads.
 PERIODS = (3, 4)
-#: One-sided statistics -> value that chance gives in photographs, up to which nothing is held against a picture.
+#: One-sided statistics -> value above what chance gives, up to which nothing is held against a picture.
 _CHANCE = {"grid": 0.006, "lattice": 0.3}
 
 

@@ -42,7 +42,7 @@ MIN_CHANNELS = 256
 @functools.cache
 def _transforms(turned: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Matrices over the pixels of a tile, of those it sees (16, 16) and of those it makes (4, 16); on the CPU."""
-    before, after = torch.tensor(BEFORE, dtype=dtype), torch.tensor(AFTER, dtype=dtype)
+    before, after = (torch.tensor(rows, dtype=dtype, device="cpu") for rows in (BEFORE, AFTER))
     if turned:
         before, after = before[TURNED], after[:, TURNED]
     return torch.kron(before, before), torch.kron(after, after)
