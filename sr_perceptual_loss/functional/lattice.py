@@ -87,8 +87,8 @@ def lattice_contrast(detail: Tensor, period: int) -> Tensor:
         period: of the lattice, in pixels.
 
     Returns:
-        (N, C, ceil(H / period / 2), ceil(W / period / 2)), >= 0; about 0.12 in luma of photographs, sqrt(period^2 - 1) for dots
-        at one phase.
+        (N, C, ceil(H / period / 2), ceil(W / period / 2)), >= 0; about 0.12 in luma of photographs,
+        sqrt(period^2 - 1) for dots at one phase.
 
     Raises:
         InputError: fewer than two cells.
