@@ -4,8 +4,12 @@ r"""What happens to pictures when a critic is optimised: attacks on pixels, and 
         --rated ../shared/data/kadid_i01 ../shared/data/tid2013_i01 --critics haarpsi texture_stats
 
 Beside each critic: the L1 control, trained for the same number of steps on the same crops. Prints one table of attacks,
-one of fine-tunes and the gates, and writes runs/robustness/summary.json and contact_sheet.png. Finished parts are kept;
-an interrupted run goes on. About 2 minutes of one core per critic and head, 3 per head for the pixel stage.
+one of fine-tunes (means over the seeds) and the gates, and writes runs/robustness/summary.json and contact_sheet.png.
+Finished parts are kept; an interrupted run goes on, and several runs with other critics, heads or seeds can share the
+work. About 2 minutes of one core per critic, head and seed, 2 per head and seed for the pixel stage.
+
+What a network of some 60 thousand parameters does at one grid frequency differs from seed to seed, and for one seed
+from CPU to CPU, by as much as the gate allows: judge on several seeds.
 """
 
 from __future__ import annotations
@@ -13,6 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -66,6 +72,23 @@ def order_gate(critic: Critic, folders: list[Path]) -> Gate:
     return Gate("rated pairs in order", right, f"all of {total}", right == total)
 
 
+def fine_tuned(trial: Trial, shares: dict[str, float], seeds: Sequence[int]) -> tuple[dict, dict]:
+    """Head -> means of the measures over the seeds; head -> the measures of each seed."""
+    each = {
+        head: [replace(trial, share=share, plan=replace(trial.plan, seed=seed)).head(head) for seed in seeds]
+        for head, share in shares.items()
+    }
+    means = {head: {c: statistics.fmean(row[c] for row in rows) for c in rows[0]} for head, rows in each.items()}
+    return means, each
+
+
+def shares_of(heads: Sequence[str], shares: Sequence[float]) -> dict[str, float]:
+    """Head -> share, from one number for all or one for each."""
+    if len(shares) not in (1, len(heads)):
+        raise SystemExit(f"--share: got {len(shares)} numbers, expected one, or one for each of {len(heads)} heads.")
+    return dict(zip(heads, shares if len(shares) > 1 else shares * len(heads), strict=True))
+
+
 def contact_sheet(out: Path, names: list[str], pictures: list[str], side: int = 160) -> None:
     """One row per kind of trial, one column per critic."""
     sheet = Image.new("RGB", (len(names) * (side + 4), len(pictures) * (side + 18)), "white")
@@ -89,38 +112,43 @@ def main() -> None:
     parser.add_argument("--test", type=Path, required=True, help="folder of x4 test pairs, or of photographs")
     parser.add_argument("--rated", type=Path, nargs="*", default=[], help="folders with rated pictures and one CSV")
     parser.add_argument("--pictures", type=int, default=8, help="test pictures, the smallest ones")
-    parser.add_argument("--critics", nargs="+", default=["haarpsi", "ssim", "texture_stats"])
+    parser.add_argument("--critics", nargs="*", default=["haarpsi", "ssim", "texture_stats"])
     parser.add_argument("--weights", default="local", help="of rqi_lite: a .safetensors file")
     parser.add_argument("--augment", default="", help='JSON, such as {"shift": 4, "rescale": [0.67, 1.0]}')
-    parser.add_argument("--share", type=float, default=0.5, help="of the gradient's norm at the output")
     parser.add_argument("--heads", nargs="+", default=list(HEADS), choices=HEADS)
+    parser.add_argument(
+        "--share", nargs="+", type=float, default=[0.5], help="of the gradient's norm; one, or per head"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of initialisation and crops")
     parser.add_argument("--pixel-steps", type=int, default=1500)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--rate", type=float, default=Schedule.rate, help="learning rate with the critic, and of L1")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--out", type=Path, default=Path("runs/robustness"))
     options = parser.parse_args()
-    console = Console()
+    console = Console(width=150)
     photographs = Photographs(options.photographs)
     pairs = sorted(x4_pairs(options.test), key=lambda pair: pair[2].numel())[: options.pictures]
     plan = Schedule(pixel_steps=options.pixel_steps, steps=options.steps, batch=options.batch, rate=options.rate)
     attacks = Table("critic", "from", "stage", *COLUMNS, title="attacks on pixels")
-    tunes = Table("critic", "head", *COLUMNS, title=f"{options.steps} steps, share {options.share:g}")
+    shares = shares_of(options.heads, options.share)
+    title = f"{options.steps} steps, means over {len(options.seeds)} seeds, shares {shares}"
+    tunes = Table("critic", "head", *COLUMNS, title=title)
     control: dict[str, dict[str, float]] = {}
-    summary: dict[str, object] = {"pictures": [name for name, _, _ in pairs], "plan": plan.key()}
+    summary: dict[str, object] = {"pictures": [name for name, _, _ in pairs], "plan": plan.key(), "shares": shares}
     for name in [CONTROL, *options.critics]:
         critic, loss = loss_of(name, options.weights, options.augment)
-        trial = Trial(name, critic, loss, options.share, photographs, pairs, plan, options.out, console.print)
-        attacked = {}
+        trial = Trial(name, critic, loss, 0.0, photographs, pairs, plan, options.out, console.print)
+        attacked: dict[str, dict[str, dict[str, float]]] = {}
         if loss is not None and name != "ssim":
             attacked = {attack.start: trial.attack(attack) for attack in (FROM_GT, FROM_BICUBIC)}
         for start, stages in attacked.items():
             for stage, row in stages.items():
                 attacks.add_row(name, start, stage, *(f"{row[c]:.3f}" for c in COLUMNS))
-        found = trial.heads(options.heads)
+        found, each = fine_tuned(trial, shares, options.seeds)
         for head, row in found.items():
             tunes.add_row(name, head, *(f"{row[c]:.3f}" for c in COLUMNS))
-        summary[name] = {"attacks": attacked, "heads": found}
+        summary[name] = {"attacks": attacked, "heads": found, "seeds": each}
         if name == CONTROL:
             control = found
         elif attacked:

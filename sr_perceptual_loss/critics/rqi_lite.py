@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from sr_perceptual_loss._checks import InputError, as_int
+from sr_perceptual_loss._checks import InputError, as_int, check_choice
 from sr_perceptual_loss.critics._blocks.lite_relation import AxialCross, relation_inputs
+from sr_perceptual_loss.critics._blocks.lite_statistics import StatisticsRelation
 from sr_perceptual_loss.critics._blocks.lite_stem import LiteStem, moments
 from sr_perceptual_loss.critics.base import Critic, CriticCard, SizeRule, TargetFeatures
 from sr_perceptual_loss.critics.registry import register_critic
@@ -27,6 +28,7 @@ from sr_perceptual_loss.critics.registry import register_critic
 __all__ = ["RQILite"]
 
 STAGES = 3
+STEMS = ("learned", "statistics")
 # Keeps the weighted mean finite where all weights are tiny.
 _EPS_WEIGHT = 1e-3
 
@@ -42,12 +44,17 @@ def _three(name: str, values: Sequence[int]) -> tuple[int, ...]:
 class RQILite(Critic):
     """f(a, b) = sum w (q(a | b) - q(b | a)) / sum w over cells of 8x8 pixels, w = softplus(v(a | b) + v(b | a)).
 
+    With ``stem: statistics`` the summand is w D tanh(q(a | b) - q(b | a)), where D >= 0 is a learned distance, 0 for
+    equal images.
+
     Args:
         widths: channels of the stem at 1/2, 1/4 and 1/8 of the size.
         depths: 3x3 convolutions of the three stages.
         dim: channels of the tokens, a multiple of ``heads``.
         blocks: axial cross-attention blocks.
         heads: attention heads.
+        stem: ``learned``, or ``statistics``: fixed local statistics and a small network of width ``dim``; widths,
+            depths, blocks and heads are not used then.
 
     Raises:
         InputError: at construction.
@@ -76,13 +83,19 @@ class RQILite(Critic):
         dim: int = 192,
         blocks: int = 2,
         heads: int = 4,
+        stem: str = "learned",
     ) -> None:
         widths, depths = _three("widths", widths), _three("depths", depths)
         dim, heads = as_int("dim", dim, minimum=1), as_int("heads", heads, minimum=1)
         blocks = as_int("blocks", blocks, minimum=0)
         if dim % heads:
             raise InputError(f"dim: got {dim}, expected a multiple of heads ({heads}).")
-        super().__init__({"widths": widths, "depths": depths, "dim": dim, "blocks": blocks, "heads": heads})
+        kind = check_choice("stem", stem, STEMS)
+        sizes = {"widths": widths, "depths": depths, "dim": dim, "blocks": blocks, "heads": heads}
+        super().__init__(sizes if kind == "learned" else {"stem": kind, "dim": dim})
+        if kind == "statistics":
+            self.relation = StatisticsRelation(dim)
+            return
         self.stem = LiteStem(widths, depths)
         self.tokens = nn.Conv2d(6 * sum(widths), dim, 1)
         self.blocks = nn.ModuleList(AxialCross(dim, heads) for _ in range(blocks))
@@ -104,6 +117,8 @@ class RQILite(Critic):
         Returns:
             Nine tensors whose first dimension is N, so that pairs are formed by indexing.
         """
+        if "stem" in self.config:
+            return self.relation.features(image)
         stages = self.stem(image)
         return (*stages, *moments(stages))
 
@@ -117,6 +132,10 @@ class RQILite(Critic):
         Returns:
             (N,) scores; exactly antisymmetric but for rounding.
         """
+        if "stem" in self.config:
+            opinion, weight = self.relation(first, second)
+            weight = F.softplus(weight) + _EPS_WEIGHT
+            return (weight * opinion).sum((1, 2)) / weight.sum((1, 2))
         inputs = torch.cat(relation_inputs(first, second, STAGES))
         tokens = self.tokens(inputs).movedim(1, -1).contiguous()
         for block in self.blocks:

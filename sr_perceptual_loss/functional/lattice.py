@@ -19,7 +19,7 @@ __all__ = ["gaussian_means", "grid_share", "lattice_contrast", "smoothing"]
 
 #: Sigma of the neighbourhoods, in cells. The larger, the fainter the pattern that stands out from chance.
 CELLS = 4.0
-#: Root mean square, in units of [0, 1], below which a pattern cannot be seen: a quarter of an 8-bit step.
+#: Root mean square of the detail, in units of [0, 1], below which patterns count less and less: four 8-bit steps.
 INVISIBLE = 0.015
 
 

@@ -16,7 +16,6 @@ from sr_perceptual_loss.benchmarking.robustness.measures import measure
 from sr_perceptual_loss.benchmarking.robustness.photographs import Photographs
 from sr_perceptual_loss.critics.base import Critic
 from sr_perceptual_loss.losses.base import PairLoss
-from sr_perceptual_loss.training.attacks.networks import HEADS
 from sr_perceptual_loss.training.attacks.pixels import pixel_attack
 
 __all__ = ["FROM_BICUBIC", "FROM_GT", "Attack", "Trial"]
@@ -111,10 +110,6 @@ class Trial:
             return measure(images, self.references, self.critic)
 
         return _kept(file, run)
-
-    def heads(self, heads: Sequence[str] = HEADS) -> dict[str, dict[str, float]]:
-        """Every head's measures."""
-        return {head: self.head(head) for head in heads}
 
     def _keep_picture(self, what: str, image: Tensor) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
