@@ -10,7 +10,7 @@ from pairs import make_pair
 from torch import nn
 
 from sr_perceptual_loss import InputError
-from sr_perceptual_loss.critics._blocks.channel_attention import channel_attention
+from sr_perceptual_loss.critics._blocks.channel_attention import channel_attention, merged_maps
 from sr_perceptual_loss.critics._blocks.gated_pool import feature_distance, gated_pool
 from sr_perceptual_loss.critics.base import normalise
 from sr_perceptual_loss.critics.rqi_maniqa import HALF, RQIManiqa
@@ -202,11 +202,16 @@ def random(*shape, seed=0, grad=True):
 
 
 def test_channel_attention_and_its_gradient():
-    x, weight, bias = random(2, 6, 4), random(12, 4, seed=1, grad=False), random(12, seed=2, grad=False)
+    x, scale = random(2, 6, 4), 0.7
+    maps = [nn.Linear(4, 4, dtype=torch.float64).requires_grad_(False) for _ in range(3)]
+    for seed, linear in enumerate(maps):
+        linear.weight.copy_(random(4, 4, seed=1 + seed, grad=False))
+        linear.bias.copy_(random(4, seed=4 + seed, grad=False))
+    weight, bias = merged_maps(*maps, scale)
 
     def written_out(x):
-        q, k, v = F.linear(x, weight, bias).chunk(3, dim=2)
-        return torch.softmax(q @ k.mT, dim=-1) @ v
+        q, k, v = (linear(x) for linear in maps)
+        return torch.softmax(scale * q @ k.mT, dim=-1) @ v
 
     torch.testing.assert_close(channel_attention(x, weight, bias), written_out(x), rtol=0, atol=1e-14)
     assert torch.autograd.gradcheck(lambda x: channel_attention(x, weight, bias), (x,))

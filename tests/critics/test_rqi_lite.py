@@ -7,9 +7,11 @@ import torch
 from pairs import make_pair
 from tiny_critics import tiny
 
-from sr_perceptual_loss import CriticLoss, InputError, get_card
+from sr_perceptual_loss import CriticLoss, InputError, create_critic, get_card
+from sr_perceptual_loss.critics._blocks.lite_statistics import BANDS
 from sr_perceptual_loss.critics._blocks.lite_stem import Halve, local_mean, moments
 from sr_perceptual_loss.critics.rqi_lite import RQILite
+from sr_perceptual_loss.weights import save_weights
 
 
 @pytest.fixture
@@ -59,6 +61,7 @@ def test_too_small_says_what_to_do(critic):
         ({"widths": (8, 8)}, r"widths: got \[8, 8\], expected three numbers"),
         ({"dim": 30, "heads": 4}, r"dim: got 30, expected a multiple of heads \(4\)"),
         ({"depths": (1, 0, 1)}, "depths: got 0"),
+        ({"stem": "statistic"}, "stem: .*'statistic'.*statistics"),
     ],
 )
 def test_wrong_arguments(arguments, words):
@@ -132,3 +135,58 @@ def test_a_few_steps_of_training_turn_the_gradient_against_noise_and_blur():
 
 def test_a_loss_uses_the_hinge_by_its_card():
     assert CriticLoss("rqi_lite", weights=None, critic_size="tiny").form == "hinge"
+
+
+@pytest.fixture
+def fixed():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return RQILite(stem="statistics", dim=16).eval()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 80), (67, 101)])
+def test_fixed_stem_antisymmetric_and_flat_around_equal_images(fixed, size):
+    a, b = make_pair(3, *size)
+    forward, backward = fixed.score(a, b), fixed.score(b, a)
+    assert (forward + backward).abs().max() <= 1e-6 and forward.abs().min() > 1e-6
+    assert fixed.score(a, a).abs().max() <= 1e-6
+    judged = b.double().requires_grad_()
+    wide = fixed.double()
+    near, far = (torch.autograd.grad(wide.score(judged, x.double()).sum(), judged)[0].norm() for x in (b, a))
+    assert near < 0.01 * far
+
+
+def test_fixed_stem_is_independent_of_the_batch(fixed):
+    a, b = make_pair(4, 64, 72)
+    alone = torch.cat([fixed.score(a[i : i + 1], b[i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(fixed.score(a, b), alone, atol=1e-6, rtol=1e-5)
+
+
+def test_unlikeness_of_the_fixed_stem_says_what_differs(fixed):
+    """Equal images: none. A blur: the fine bands most. A change of brightness: the tones and no band."""
+    _, gt = make_pair(1, 96, 96)
+    gt = 0.1 + 0.7 * gt
+    soft = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(gt, (1,) * 4, mode="reflect"), 3, 1)
+    relation = fixed.relation
+
+    def unlike(image):
+        return relation.unlike(relation.features(image), relation.features(gt)).mean((0, 2, 3))
+
+    assert unlike(gt).abs().max() < 1e-5
+    structure = unlike(soft)[: 6 * BANDS].view(3, 2, BANDS)[:, 0, :4].mean(1)
+    assert structure[0] > 2 * structure[1] > 2 * structure[2]
+    brighter = unlike(gt + 0.1)
+    tones = slice(6 * BANDS, 6 * BANDS + 3)
+    assert float(brighter[tones][0]) == pytest.approx(0.5, abs=1e-3)
+    assert brighter[: 6 * BANDS].abs().max() < 1e-6
+
+
+def test_the_stem_is_part_of_the_configuration(fixed, tmp_path):
+    """A file of weights says which stem it belongs to."""
+    assert fixed.config == {"stem": "statistics", "dim": 16}
+    assert set(RQILite.tiny().config) == {"widths", "depths", "dim", "blocks", "heads"}
+    digest = save_weights(fixed, tmp_path / "rqi_lite.safetensors", training="{}", training_data="none", licence="none",
+                          commercial_use=None, origin="test")  # fmt: skip
+    again = create_critic("rqi_lite", weights=tmp_path / "rqi_lite.safetensors")
+    a, b = make_pair(2, 64, 64)
+    assert digest and torch.equal(again.score(a, b), fixed.score(a, b))

@@ -84,6 +84,8 @@ def test_there_are_the_promised_ones():
         "camixersr_x4_ssim_pban",
         "camixersr_x4_ssim_haarpsi",
         "swinir_x4_ratio",
+        "swinir_x4_texture",
+        "demo_cpu_texture",
         "demo_cpu_ratio",
         "demo_cpu_balance",
     }

@@ -134,7 +134,7 @@ def test_which_training_a_file_asks_for(tmp_path):
     assert not is_lite(other)
 
 
-@pytest.mark.parametrize("name", ["rqi_lite.yml", "rqi_lite_cpu.yml"])
+@pytest.mark.parametrize("name", ["rqi_lite.yml", "rqi_lite_cpu.yml", "rqi_lite_statistics.yml"])
 def test_example_files_can_be_read(name):
     config = read_lite_config(Path(__file__).parents[2] / "examples" / "critics" / name)
     assert config.attack.start < config.steps and config.data.leave_out == ("I01",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sr_perceptual_loss.critics._blocks.channel_attention import channel_attention
+from sr_perceptual_loss.critics._blocks.channel_attention import channel_attention, merged_maps
 from sr_perceptual_loss.critics._blocks.fold import frozen_copy
 from sr_perceptual_loss.critics._blocks.vit import block_tokens
 from sr_perceptual_loss.critics._blocks.winograd import with_winograd
@@ -16,7 +16,7 @@ __all__ = ["ManiqaForScoring"]
 
 
 class MergedTAB(nn.Module):
-    """:class:`TABlock` in eval mode with one linear for q, k and v, the scale of the logits in its weights.
+    """:class:`TABlock` in eval mode with one linear for q, k and v.
 
     Args:
         block: not modified.
@@ -24,11 +24,7 @@ class MergedTAB(nn.Module):
 
     def __init__(self, block: TABlock) -> None:
         super().__init__()
-        parts = (block.c_q, block.c_k, block.c_v)
-        factors = (block.scale, 1.0, 1.0)
-        with torch.no_grad():
-            weight = torch.cat([factor * part.weight for part, factor in zip(parts, factors, strict=True)])
-            bias = torch.cat([factor * part.bias for part, factor in zip(parts, factors, strict=True)])
+        weight, bias = merged_maps(block.c_q, block.c_k, block.c_v, block.scale)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = nn.Parameter(bias, requires_grad=False)
 
