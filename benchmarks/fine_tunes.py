@@ -36,12 +36,14 @@ SHOWN = (
     ("Set14", "img_005", 90, 40),
     ("Set5", "butterfly", 60, 60),
     ("BSD100", "img_010", 100, 100),
-    ("Urban100", "img_012", 200, 300),
+    ("Urban100", "img_004", 200, 300),
 )
 SIDE = 128
 
 
-def trained(name: str, critic: str | None, share: float, data: Path, plan: Schedule, out: Path) -> nn.Module:
+def trained(
+    name: str, critic: str | None, share: float, data: Path, plan: Schedule, out: Path, weights: str
+) -> nn.Module:
     """The network of one row, from the folder of results or trained now."""
     network = RLFN.published(data / "sr_weights" / "rlfn" / "rlfn_x4.pth")
     file = out / f"network-{name}-{plan.key()}.pt"
@@ -55,7 +57,7 @@ def trained(name: str, critic: str | None, share: float, data: Path, plan: Sched
         if step % 50 == 0:
             print(f"{name}: step {step}/{steps}, L1 {value:.4f}", flush=True)
 
-    loss = None if critic is None else CriticLoss(critic)
+    loss = None if critic is None else CriticLoss(critic, weights=weights if critic == "rqi_lite" else "local")
     fine_tune(network, loss, share, Photographs(data / "cid22_512_train"), plan, progress)
     torch.save(network.state_dict(), file.with_suffix(".part"))
     file.with_suffix(".part").replace(file)
@@ -113,6 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with cid22_512_train, sr_weights, test sets")
     parser.add_argument("--critics", nargs="+", default=["haarpsi", "texture_stats"])
+    parser.add_argument("--weights", default="local", help="of rqi_lite: a .safetensors file")
     parser.add_argument("--shares", nargs="+", type=float, default=[0.3, 0.5, 0.7])
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--steps", type=int, default=500)
@@ -126,7 +129,7 @@ def main() -> None:
     jobs += [(f"{critic}-{share:g}", critic, share) for critic in options.critics for share in options.shares]
     summary: dict[str, dict[str, dict[str, float]]] = {where: {} for where in options.sets}
     for name, critic, share in jobs:
-        network = trained(name, critic, share, options.data, plan, options.out).eval()
+        network = trained(name, critic, share, options.data, plan, options.out, options.weights).eval()
         for where in options.sets:
             summary[where][name] = judged(name, network, where, options.data, plan, options.out)
     for where, rows in summary.items():

@@ -67,6 +67,12 @@ class TextureStats(Critic):
         input_size=SizeRule(minimum=64),
         score_range=(0.0, 1.0),
         relative=False,
+        differences=(
+            "Own formula; no published values to compare with.",
+            "It asks for texture of the right strength near the right place, not for GT's pixels: the larger its share "
+            "of the gradient, the more detail and the less PSNR (docs/texture_stats.md has both, measured).",
+            "Not validated on people's opinions of SR outputs.",
+        ),
         needs_weights=False,
     )
 

@@ -21,7 +21,9 @@ LEVELS = 3
 #: Tokens stand at every eighth pixel; windows have this sigma, in pixels of the image.
 CELL = 8
 SIGMA = 5.0
-BANDS = LUMA_BANDS + 2
+#: Oriented, isotropic and high luma, two colour differences, and all detail of luma, which also holds the Nyquist
+#: frequency: the other bands (and HaarPSI) are blind to a checkerboard.
+BANDS = LUMA_BANDS + 3
 #: Pairs of bands whose local correlation is a statistic, as in texture_stats.
 _PAIRS = ((0, 1), (2, 3), (0, 4), (1, 4))
 _SHAPES = ORIENTED + 1
@@ -47,7 +49,7 @@ def _means(x: Tensor, level: int) -> Tensor:
 
 
 def _own_of_level(bands: Tensor, energy: Tensor, level: int) -> Tensor:
-    """(N, 8, h, w) bands and their local mean squares -> (N, 18, H/8, W/8)."""
+    """(N, BANDS, h, w) bands and their local mean squares -> their statistics, (N, BANDS + 10, H/8, W/8)."""
     root = (energy + _FLOOR).sqrt()
     size = (bands[:, :_SHAPES].square() + _FLOOR).sqrt()
     products = [size, bands[:, ORIENTED : ORIENTED + 1] * size[:, ORIENTED:]]
@@ -87,7 +89,7 @@ class StatisticsRelation(nn.Module):
         found, own = [], []
         levels = pyramid(image, LEVELS)
         for level, part in enumerate(levels):
-            bands = torch.cat([part.luma, part.colour], 1)
+            bands = torch.cat([part.luma, part.colour, part.detail[:, :1]], 1)
             energy = _means(bands.square(), level)
             found += [bands, energy]
             own.append(_own_of_level(bands, energy, level))
