@@ -1,6 +1,6 @@
 """rqi_lite trained with each attack of its recipe switched off alone: the ablation table of docs/rqi_lite.md.
 
-    python benchmarks/lite_ablation.py --config examples/critics/rqi_lite_cpu.yml --steps 200
+    python benchmarks/lite_ablation.py --config examples/critics/rqi_lite_cpu.yml --steps 120
 
 Each row is a run of `srpl train` with one setting changed; its report is read. Finished runs are kept, interrupted
 ones go on. Rows of one seed that differ by a few hundredths say nothing.

@@ -171,6 +171,11 @@ def as_int(name: str, value: object, *, minimum: int = 0) -> int:
     Raises:
         InputError: not a whole number, or below ``minimum``.
     """
+    if isinstance(value, str):
+        try:
+            float(value)
+        except ValueError:
+            raise InputError(f"{name}: got the text {value!r}, expected a whole number such as 10.") from None
     number = as_float(name, value)
     if number != int(number) or number < minimum:
         raise InputError(f"{name}: got {value!r}, expected a whole number >= {minimum}.")

@@ -23,6 +23,8 @@ def test_bounds():
     assert as_int("n", "12") == 12
     with pytest.raises(InputError, match="whole number"):
         as_int("n", 1.5)
+    with pytest.raises(InputError, match="n: got the text 'ten', expected a whole number such as 10"):
+        as_int("n", "ten")
 
 
 def test_choices_and_keys_name_the_nearest():

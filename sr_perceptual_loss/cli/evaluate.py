@@ -45,8 +45,8 @@ def evaluate(
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="paper, released, single_scale, centre or full [paper where there are crops, full for a critic of "
-            "free size without --crop-size]."
+            help="paper, released, single_scale, centre or full; by default paper where there are crops, full for a "
+            "critic of free size without --crop-size."
         ),
     ] = None,
     crop_size: Annotated[int | None, typer.Option(help="Side of the crops for a critic of free size.")] = None,

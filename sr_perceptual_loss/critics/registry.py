@@ -99,7 +99,7 @@ def create_critic(
         if weights not in ("local", None):
             raise WeightsError(f"{name} is a formula and has no weights; leave `weights` out (got {weights!r}).")
     elif size == "tiny" and weights is not None:
-        raise InputError(f"{name}: size='tiny' has random weights only; write weights=None with it.")
+        raise InputError(f"{name}: the size 'tiny' has random weights only; write weights=None with it.")
     with preserved_rng():
         if size == "tiny":
             critic: Critic = cls.tiny()

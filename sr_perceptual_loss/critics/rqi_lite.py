@@ -109,13 +109,16 @@ class RQILite(Critic):
         return cls(widths=(6, 8, 12), depths=(1, 1, 2), dim=16, blocks=1, heads=2)
 
     def features(self, image: Tensor) -> TargetFeatures:
-        """Everything that depends on one image alone: three stages, then mean and variance of each.
+        """Everything that depends on one image alone.
+
+        With ``stem: learned`` three stages, then mean and variance of each; with ``stem: statistics`` bands and
+        energies of three levels, the image's own statistics, HaarPSI's features.
 
         Args:
             image: (N, 3, H, W) RGB in [0, 1], sides >= 64.
 
         Returns:
-            Nine tensors whose first dimension is N, so that pairs are formed by indexing.
+            Tensors whose first dimension is N, so that pairs are formed by indexing.
         """
         if "stem" in self.config:
             return self.relation.features(image)

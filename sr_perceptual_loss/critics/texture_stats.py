@@ -1,4 +1,4 @@
-"""texture_stats: local texture statistics times coarse structure. No weights; rewards texture that looks like GT's.
+"""texture_stats: local texture statistics times structure. No weights; rewards texture that looks like GT's.
 
 A pixel or structural measure asks a network to draw every hair where GT has it; what it cannot know it must blur. This
 critic asks for hair of the right strength, direction, contrast and scale near the right place. It compares statistics
@@ -90,6 +90,8 @@ class TextureStats(Critic):
         if self.scales > 4:
             raise InputError(f"scales: got {self.scales}, expected 1 to 4: 64 pixels have no more octaves to compare.")
         self.window = as_float("window", window, minimum=0.5)
+        if isinstance(statistics, str):
+            raise InputError(f"statistics: got the text {statistics!r}, expected a list such as [energy, grid].")
         for name in statistics:
             check_choice("statistics", name, STATISTICS)
         self.statistics = tuple(statistics)

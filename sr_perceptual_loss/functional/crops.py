@@ -70,6 +70,8 @@ class CropPlan:
         if isinstance(value, Mapping):
             check_known_keys("crops", value, [f.name for f in fields(cls)])
             return cls(**value)  # type: ignore[arg-type]
+        if isinstance(value, str) and not value.strip().isdigit():
+            raise InputError(f"crops: got {value!r}, expected a side such as 224, or a mapping such as {{size: 224}}.")
         return cls(size=as_int("crops", value, minimum=1))
 
     def as_dict(self) -> dict[str, object]:

@@ -187,7 +187,8 @@ class CropPairs(Dataset[dict[str, Tensor]]):
     """Crops for image losses, with a size of their own and a scale in a range of your choice; LINF's batch layout.
 
     LINF's ``-crop`` wrappers use ``inp_size`` as LR size *and* size of the HR crop and draw the scale from [1, 4], so a
-    critic that wants 224 pixels would need HR regions of up to 896. Here 56 -> 224 at x4 is ``inp_size: 56, scale: 4``.
+    critic that wants 224 pixels would need HR regions of up to 896. Here 56 -> 224 at x4 is
+    ``inp_size: 56, scale_min: 4``.
 
     Args:
         dataset: gives (3, H, W) RGB tensors in [0, 1], such as LINF's ``image-folder``.

@@ -50,6 +50,8 @@ def _as_list(ensemble: Sequence[str | Path | None], critic: str | Critic) -> lis
         raise InputError(f"ensemble: got {ensemble!r}, expected a list of weights such as [a.safetensors].")
     if ensemble and isinstance(critic, Critic):
         raise InputError("ensemble: needs the critic by name, to build it with other weights; got a critic object.")
+    if ensemble and isinstance(critic, str) and critic in list_critics() and not get_card(critic).needs_weights:
+        raise InputError(f"ensemble: {critic} is a formula and has no weights; leave it out.")
     return list(ensemble)
 
 

@@ -194,6 +194,7 @@ def test_variants_prefer_gt_and_have_gradients_that_sharpen(options):
     [
         ({"scales": 5}, InputError),
         ({"statistics": ("energie",)}, InputError),
+        ({"statistics": "energy"}, InputError),
         ({"distance": "l2"}, InputError),
         ({"structure": "ssim"}, InputError),
         ({"structure_weight": -1}, InputError),

@@ -15,7 +15,7 @@ from sr_perceptual_loss._checks import WeightsError
 from sr_perceptual_loss.evaluation import lpips_dists
 from sr_perceptual_loss.evaluation.sr_metrics import eight_bit, luma, psnr, ssim_8bit
 
-SETS = Path("/work/shared/data")
+SETS = Path(__file__).parents[3] / "shared" / "data"
 
 
 def need_basicsr():

@@ -114,7 +114,7 @@ def test_plan_from_yaml_values():
         ({"size": 1.5}, "crops.size: got 1.5"),
         ({"scales": []}, "crops.scales: got an empty list"),
         ({"position": "middle"}, "crops.position: got 'middle'"),
-        ("large", "crops: got the text 'large'"),
+        ("large", "crops: got 'large', expected a side such as 224"),
         (True, "crops: got True"),
     ],
 )

@@ -132,6 +132,8 @@ def test_r67_basicsr_wrong_slot_says_so(build):
         ({"pixel_opt": L1, "pixle_opt": L1}, InputError, "Did you mean 'pixel_opt'"),
         ({"pixel_opt": L1, "gan_opt": GAN}, InputError, "train.gan_opt: PerceptualSRModel does not read"),
         ({"pixel_opt": L1, "extra_losses": [CRITIC]}, InputError, "Rename the key to `losses`"),
+        ({"losses": [CRITIC], "balence": {"type": "grad_norm"}}, InputError, "train.balence: .* mean 'balance'"),
+        ({"losses": [{"type": "CriticLoss"}]}, InputError, r"losses\[0\] .*: `critic` is missing; one of .*haar"),
     ],
 )
 def test_r75_bad_yaml(build, train, error, words):
@@ -153,6 +155,8 @@ def test_bad_yaml_of_gan_models(build, options):
         build(None, None, opt=opt)
     with pytest.raises(InputError, match="unknown key 'loss_wieght'"):
         build("SRModel", {"pixel_opt": L1, "perceptual_opt": {**CRITIC, "loss_wieght": 1}})
+    with pytest.raises(InputError, match="CriticLoss: `critic` is missing"):
+        build("SRModel", {"pixel_opt": L1, "perceptual_opt": {"type": "CriticLoss"}})
 
 
 @pytest.mark.parametrize("where", ["value", "gradient"])

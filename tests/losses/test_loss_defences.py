@@ -116,6 +116,7 @@ def test_ensemble_takes_the_smallest_score(tmp_path):
         ({"augment": {"jitter": 1}}, "jitter"),
         ({"augment": 3}, "expected a mapping"),
         ({"ensemble": "a.safetensors"}, "expected a list"),
+        ({"ensemble": ["a.safetensors"]}, "ensemble: haarpsi is a formula"),
     ],
 )
 def test_wrong_combinations_fail_at_construction(options, message):

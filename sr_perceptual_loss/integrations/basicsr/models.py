@@ -7,6 +7,7 @@ losses and guard know across a resume.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -46,6 +47,8 @@ GAN_SLOTS = (*SR_SLOTS, "gan_opt")
 #: Keys of ``train:`` that are close to ``losses`` and would be ignored by BasicSR.
 LOSSES_KEYS = ("loss", "loss_opt", "extra_losses", "losses_opt", "lossess")
 GUARD_KEYS = ("guards", "gaurd", "hacking_guard", "guard_opt")
+#: Keys of ``train:`` that BasicSR does not know; what is nearly one of them is an error.
+OWN_KEYS = ("losses", "balance", "guard")
 #: What ``train.guard`` is where it is not written; keys that are written replace these.
 GUARD = {"every": 200, "action": "warn"}
 #: Adversarial training trades fidelity for texture by itself.
@@ -68,6 +71,9 @@ def check_train_options(train: Mapping[str, Any], slots: tuple[str, ...], model:
             raise InputError(f"train.{key}: {model} reads the list `losses`. Rename the key to `losses`.")
         if key in GUARD_KEYS:
             raise InputError(f"train.{key}: {model} reads `guard`. Rename the key to `guard`.")
+        meant = difflib.get_close_matches(str(key), OWN_KEYS, 1, 0.8)
+        if meant and key not in OWN_KEYS:
+            raise InputError(f"train.{key}: {model} does not read this key. Did you mean '{meant[0]}'?")
         if key.endswith("_opt") and key not in slots:
             why = (
                 " BasicSR builds ldl_opt in this model but never calls it."

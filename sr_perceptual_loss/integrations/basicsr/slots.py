@@ -16,6 +16,7 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
 from sr_perceptual_loss._checks import InputError, UnknownNameError, check_known_keys, nearest
+from sr_perceptual_loss.critics.registry import list_critics
 from sr_perceptual_loss.losses.base import PairLoss
 
 __all__ = ["SlotPair", "StockSlot", "build_entry", "entry_name", "parameters_of", "takes_schedule"]
@@ -53,6 +54,7 @@ class StockSlot(nn.Module):
     def __init__(self, **options: Any) -> None:
         super().__init__()
         check_known_keys(self.loss_class.__name__, options, parameters_of(self.loss_class))
+        check_complete(self.loss_class.__name__, options, self.loss_class)
         self.loss = self.loss_class(**options)
 
     def forward(self, output: Tensor, gt: Tensor) -> SlotPair:
@@ -68,6 +70,23 @@ def parameters_of(cls: type) -> list[str]:
     return [name for name in inspect.signature(target.__init__).parameters if name != "self"]
 
 
+def check_complete(where: str, options: Mapping[str, Any], loss_class: type[PairLoss]) -> None:
+    """Refuse options without an argument that has no default, by name.
+
+    Args:
+        where: what they belong to, for the message.
+        options: YAML keys.
+        loss_class: one of our losses.
+
+    Raises:
+        InputError: with the possible values where it is the critic.
+    """
+    for name, parameter in inspect.signature(loss_class).parameters.items():
+        if parameter.default is parameter.empty and name not in options:
+            hint = f"; one of {', '.join(list_critics())}" if name == "critic" else ""
+            raise InputError(f"{where}: `{name}` is missing{hint}.")
+
+
 def build_entry(entry: Mapping[str, Any], where: str) -> nn.Module:
     """Build one entry of a losses list.
 
@@ -80,7 +99,7 @@ def build_entry(entry: Mapping[str, Any], where: str) -> nn.Module:
         The loss module.
 
     Raises:
-        InputError: no ``type``, or a key that the constructor does not know.
+        InputError: no ``type``, a key that the constructor does not know, or a missing one.
         UnknownNameError: ``type`` is not registered.
     """
     options = {key: value for key, value in entry.items() if key != "name"}
@@ -96,6 +115,8 @@ def build_entry(entry: Mapping[str, Any], where: str) -> nn.Module:
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     if inspect.isclass(cls) and (issubclass(cls, StockSlot) or not open_ended):
         check_known_keys(f"{where} ({kind})", options, ["type", "name", "schedule", *parameters_of(cls)])
+        if issubclass(cls, StockSlot):
+            check_complete(f"{where} ({kind})", options, cls.loss_class)
     return build_loss(options)
 
 

@@ -31,7 +31,7 @@ _INTRODUCTION = """rqi_lite is neither RQI nor Efficient-PBAN: it shares no weig
 
 Its targets are **not human ratings of its training images** but averages of published KADID-10k ratings per type and
 level (Lin, Hosu, Saupe 2019), adjusted by classical measures. It is **not validated for ranking modern SR models**. It
-**can be exploited as a loss**: keep a pixel loss beside it, `form: hinge`, and an eye on `critic/over_gt_rate`.
+**can be exploited as a loss**: keep a pixel loss beside it, `form: hinge`, and an eye on `over_gt_rate`.
 Published results need the authors' or one's own human-trained weights."""
 
 
