@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sr_perceptual_loss._checks import InputError, InstallError, NonFiniteError, as_path
+from sr_perceptual_loss.critics.registry import get_card
 from sr_perceptual_loss.evaluation.protocol import get_protocol
 from sr_perceptual_loss.training.checkpoints import Progress, newest, read_progress, save_atomically
 from sr_perceptual_loss.training.config import TrainingConfig
@@ -109,8 +110,9 @@ class _Training:
             )
         self.resumed = self.state is not None
         check_same_run(config)
+        # Typing errors come before backbones are fetched, which can take minutes.
+        get_card(config.critic.name)
         if not as_path(config.data.root).exists():
-            # Before backbones are fetched, which can take minutes.
             raise InputError(f"data.root: {config.data.root} does not exist; set it to the folder of the data set.")
         self.critic = build_critic(config.critic, seed=config.seed, precision=config.precision)
         self.plan = make_plan(config, self.critic)
