@@ -28,6 +28,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "no patterns": ("attack.patterns=0",),
     "no noise, shift, rescale": ("attack.noise=0", "attack.shift=0", "attack.rescale=1"),
     "gradient penalty .01": ("attack.penalty=0.01",),
+    "more pixel ascent": ("attack.pixels=2", "attack.pool=512", "attack.pairs=48", "attack.weight=2"),
 }
 #: Column -> (where it stands in the report, format).
 COLUMNS: dict[str, tuple[tuple[str, ...], str]] = {
