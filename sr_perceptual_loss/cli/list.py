@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,9 @@ __all__ = ["list_critics"]
 
 
 def list_critics(
+    named: Annotated[
+        list[str] | None, typer.Argument(metavar="[CRITIC]...", help="Only these, with their notes; all by default.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array instead of text.")] = False,
 ) -> None:
     """List every critic: paper, sizes, score range, weights and whether they are on this machine."""
@@ -21,8 +25,9 @@ def list_critics(
     from sr_perceptual_loss.critics.registry import get_card
     from sr_perceptual_loss.critics.registry import list_critics as names
 
-    critics = [_describe(get_card(name)) for name in names()]
-    typer.echo(json.dumps(critics, indent=2) if as_json else "\n\n".join(_text(critic) for critic in critics))
+    critics = [_describe(get_card(name)) for name in named or names()]
+    text = "\n\n".join(_text(critic, notes=bool(named)) for critic in critics)
+    typer.echo(json.dumps(critics, indent=2) if as_json else text)
 
 
 def _describe(card: CriticCard) -> dict[str, Any]:
@@ -35,6 +40,9 @@ def _describe(card: CriticCard) -> dict[str, Any]:
         "sizes": card.input_size.describe(),
         "score_range": list(card.score_range),
         "relative": card.relative,
+        "symmetric": card.symmetric,
+        "capped": card.capped,
+        "notes": list(card.differences),
         "needs_weights": card.needs_weights,
         "weights": [
             {
@@ -53,7 +61,7 @@ def _describe(card: CriticCard) -> dict[str, Any]:
     }
 
 
-def _text(critic: dict[str, Any]) -> str:
+def _text(critic: dict[str, Any], *, notes: bool) -> str:
     low, high = critic["score_range"]
     relative = "relative to the reference (0: as good as it)" if critic["relative"] else "absolute"
     lines = [
@@ -63,9 +71,9 @@ def _text(critic: dict[str, Any]) -> str:
         f"  scores   {low:g} to {high:g}, {relative}; higher is better",
     ]
     if not critic["needs_weights"]:
-        return "\n".join([*lines, "  weights  none needed (a formula)"])
-    if not critic["weights"]:
-        return "\n".join([*lines, "  weights  none published: train it, or give the path of your own file"])
+        lines.append("  weights  none needed (a formula)")
+    elif not critic["weights"]:
+        lines.append("  weights  none published: train it, or give the path of your own file")
     for entry in critic["weights"]:
         here = "on this machine" if entry["on_this_machine"] else f"not on this machine (srpl fetch {critic['name']})"
         commercial = {True: "allowed", False: "not allowed", None: "nobody has said"}[entry["commercial_use"]]
@@ -74,4 +82,6 @@ def _text(critic: dict[str, Any]) -> str:
             f"           licence: {entry['licence'] or 'not stated'}; commercial use: {commercial}",
             f"           trained on: {entry['training_data'] or 'not stated'}; {entry['bytes'] / 1e6:.0f} MB",
         ]
+    for note in critic["notes"] if notes else ():
+        lines += textwrap.wrap(note, 100, initial_indent="  note     ", subsequent_indent="           ")
     return "\n".join(lines)

@@ -40,7 +40,16 @@ def test_list_json_knows_what_is_here(srpl, small, tmp_path, hub):
 def test_list_of_the_real_critics(srpl):
     critics = {c["name"]: c for c in json.loads(srpl("list", "--json").stdout)}
     assert {"efficient_pban", "haarpsi", "rqi_maniqa"} <= set(critics)
-    assert "none published" in srpl("list").stdout
+    assert "none published" in srpl("list").stdout and "note" not in srpl("list").stdout
+    assert any("neither RQI" in note for note in critics["rqi_lite"]["notes"]) and critics["rqi_lite"]["capped"]
+
+
+def test_list_of_one_has_its_notes(srpl):
+    text = srpl("list", "rqi_lite").stdout
+    assert text.startswith("rqi_lite\n") and "efficient_pban" not in text
+    assert "note     It is neither RQI nor Efficient-PBAN" in text and "form: hinge" in " ".join(text.split())
+    wrong = srpl("list", "rqi_light")
+    assert wrong.exit_code == 2 and "Did you mean 'rqi_lite'" in wrong.stderr
 
 
 def test_fetch_prints_the_path_and_talks_on_stderr(srpl, small, hub, tmp_path):

@@ -29,10 +29,12 @@ def merged_maps(query: nn.Linear, key: nn.Linear, value: nn.Linear, scale: float
     Returns:
         Weight (2P, P) and bias (2P,), rounded once.
     """
-    q, k, b = query.weight.double(), key.weight.double(), query.bias.double()
-    weight = torch.cat([scale * k.t() @ q, value.weight.double()])
-    bias = torch.cat([scale * k.t() @ b, value.bias.double()])
-    return weight.to(query.weight.dtype), bias.to(query.weight.dtype)
+    # On the CPU: some devices have no float64.
+    q, b, k, v, c = (
+        t.to("cpu", torch.float64) for t in (query.weight, query.bias, key.weight, value.weight, value.bias)
+    )
+    weight, bias = torch.cat([scale * k.t() @ q, v]), torch.cat([scale * k.t() @ b, c])
+    return weight.to(query.weight), bias.to(query.weight)
 
 
 def channel_attention(
