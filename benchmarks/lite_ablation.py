@@ -3,7 +3,8 @@
     python benchmarks/lite_ablation.py --config examples/critics/rqi_lite_cpu.yml --steps 120
 
 Each row is a run of `srpl train` with one setting changed; its report is read. Finished runs are kept, interrupted
-ones go on. Rows of one seed that differ by a few hundredths say nothing.
+ones go on. Rows of one seed that differ by a few hundredths say nothing. `--ensemble 3` adds the smallest score of
+three seeds with all attacks, attacked as one critic.
 """
 
 from __future__ import annotations
@@ -12,12 +13,18 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import Tensor
 
+from sr_perceptual_loss import Critic, create_critic
 from sr_perceptual_loss.benchmarking.table import markdown
+from sr_perceptual_loss.training.lite.judging import attack_values
 from sr_perceptual_loss.training.lite.loop import train_lite
+from sr_perceptual_loss.training.lite.preparing import prepare
 from sr_perceptual_loss.training.lite.settings import read_lite_config
+from sr_perceptual_loss.training.reporting import Reporter
 
 #: Row -> what is changed in the file.
 ROWS: dict[str, tuple[str, ...]] = {
@@ -48,6 +55,37 @@ def value(report: dict, place: tuple[str, ...]) -> float | None:
     return float(found) if isinstance(found, int | float) else None
 
 
+class Smallest:
+    """The smallest score of several critics, as `CriticLoss(ensemble=...)` takes it."""
+
+    def __init__(self, critics: list[Critic]) -> None:
+        self.critics = critics
+
+    def encode_target(self, hr: Tensor) -> tuple[Tensor, ...]:
+        """Nothing: each critic does it by itself."""
+        return ()
+
+    def score(self, sr: Tensor, hr: Tensor, *, target_features: tuple[Tensor, ...] | None = None) -> Tensor:
+        """(N,) scores."""
+        return torch.stack([critic.score(sr, hr) for critic in self.critics]).amin(0)
+
+
+def ensemble_row(options: argparse.Namespace) -> list[str]:
+    """Train (or find) seeds beside the first one, and attack the smallest score."""
+    folders = []
+    for seed in range(options.seed, options.seed + options.ensemble):
+        out = options.out if seed == options.seed else options.out / f"seed_{seed}"
+        row("all attacks", (), argparse.Namespace(**{**vars(options), "out": out, "seed": seed}))
+        folders.append(out / "all_attacks")
+    critics = [create_critic("rqi_lite", weights=f / "rqi_lite.safetensors").requires_grad_(False) for f in folders]
+    config = read_lite_config(folders[0] / "config.yml")
+    gt = prepare(config, Reporter(1, 0, active=False)).attacked(config)
+    found = attack_values(cast(Critic, Smallest(critics)), gt)
+    change = found["bicubic_attacked_haarpsi"] - found["bicubic_haarpsi"]
+    values = (f"{found['from_gt_mean']:.2f}", f"{found['bicubic_attacked_score']:.2f}", f"{change:.3f}")
+    return [f"smallest of {options.ensemble} seeds, all attacks", "-", "-", "-", *values]
+
+
 def row(name: str, changes: tuple[str, ...], options: argparse.Namespace) -> list[str]:
     """Train (or find) one row and read its report."""
     out = options.out / name.replace(" ", "_").replace(",", "").replace(".", "")
@@ -68,10 +106,12 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path("examples/critics/rqi_lite_cpu.yml"))
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ensemble", type=int, default=0, help="number of seeds; 0: none")
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--out", type=Path, default=Path("runs/lite_ablation"))
     options = parser.parse_args()
     lines = [row(name, ROWS[name], options) for name in options.only]
+    lines += [ensemble_row(options)] if options.ensemble else []
     print(markdown((f"{options.steps} steps", ["what", *COLUMNS], lines)))
 
 
