@@ -127,6 +127,20 @@ def as_path(value: str | Path) -> Path:
         raise InputError(f"{value}: its home directory is not known here; write the path without '~'.") from None
 
 
+def _number(name: str, value: object, expected: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise InputError(f"{name}: got {value!r} ({type(value).__name__}), expected a number.")
+    try:
+        number = float(value)
+    except ValueError:
+        raise InputError(f"{name}: got the text {value!r}, expected {expected}.") from None
+    except OverflowError:
+        raise InputError(f"{name}: got a whole number that is too large, expected one below 1e308.") from None
+    if not math.isfinite(number):
+        raise InputError(f"{name}: got {value!r}, expected a finite number.")
+    return number
+
+
 def as_float(name: str, value: object, *, minimum: float = -math.inf, maximum: float = math.inf) -> float:
     """Turn a number, or a number that YAML left as a string (``1e-2``), into a float.
 
@@ -142,16 +156,7 @@ def as_float(name: str, value: object, *, minimum: float = -math.inf, maximum: f
     Raises:
         InputError: not a number, not finite, or out of bounds.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise InputError(f"{name}: got {value!r} ({type(value).__name__}), expected a number.")
-    try:
-        number = float(value)
-    except ValueError:
-        raise InputError(f"{name}: got the text {value!r}, expected a number such as 0.01.") from None
-    except OverflowError:
-        raise InputError(f"{name}: got a whole number that is too large, expected one below 1e308.") from None
-    if not math.isfinite(number):
-        raise InputError(f"{name}: got {value!r}, expected a finite number.")
+    number = _number(name, value, "a number such as 0.01")
     if not minimum <= number <= maximum:
         raise InputError(f"{name}: got {number:g}, expected a number in [{minimum:g}, {maximum:g}].")
     return number
@@ -171,12 +176,7 @@ def as_int(name: str, value: object, *, minimum: int = 0) -> int:
     Raises:
         InputError: not a whole number, or below ``minimum``.
     """
-    if isinstance(value, str):
-        try:
-            float(value)
-        except ValueError:
-            raise InputError(f"{name}: got the text {value!r}, expected a whole number such as 10.") from None
-    number = as_float(name, value)
+    number = _number(name, value, "a whole number such as 10")
     if number != int(number) or number < minimum:
         raise InputError(f"{name}: got {value!r}, expected a whole number >= {minimum}.")
     return int(number)

@@ -135,10 +135,12 @@ class RQILite(Critic):
         Returns:
             (N,) scores; exactly antisymmetric but for rounding.
         """
-        if "stem" in self.config:
-            opinion, weight = self.relation(first, second)
-            weight = F.softplus(weight) + _EPS_WEIGHT
-            return (weight * opinion).sum((1, 2)) / weight.sum((1, 2))
+        opinion, weight = self.relation(first, second) if "stem" in self.config else self._attended(first, second)
+        weight = F.softplus(weight) + _EPS_WEIGHT
+        return (weight * opinion).sum((1, 2)) / weight.sum((1, 2))
+
+    def _attended(self, first: TargetFeatures, second: TargetFeatures) -> tuple[Tensor, Tensor]:
+        """(N, h, w) q(a | b) - q(b | a), and v(a | b) + v(b | a), of the learned stem."""
         inputs = torch.cat(relation_inputs(first, second, STAGES))
         tokens = self.tokens(inputs).movedim(1, -1).contiguous()
         for block in self.blocks:
@@ -146,8 +148,7 @@ class RQILite(Critic):
         # (2 N, h, w, 2); the mean over places in the parameters' own precision or better.
         found = self.head(self.norm(tokens)).to(inputs.dtype)
         (quality_a, weight_a), (quality_b, weight_b) = (half.unbind(-1) for half in found.chunk(2))
-        weight = F.softplus(weight_a + weight_b) + _EPS_WEIGHT
-        return (weight * (quality_a - quality_b)).sum((1, 2)) / weight.sum((1, 2))
+        return quality_a - quality_b, weight_a + weight_b
 
     def _encode_target(self, hr: Tensor) -> TargetFeatures:
         return self.features(hr)

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr_perceptual_loss.critics import haarpsi
-from sr_perceptual_loss.critics._blocks.texture_bands import LUMA_BANDS, ORIENTED, pyramid
+from sr_perceptual_loss.critics._blocks.texture_bands import LUMA_BANDS, OPPONENT, ORIENTED, pyramid
+from sr_perceptual_loss.critics._blocks.texture_measures import PAIRS, PERIODS
 from sr_perceptual_loss.functional.lattice import gaussian_means, grid_share, lattice_contrast
 
 __all__ = ["StatisticsRelation"]
@@ -24,19 +25,14 @@ SIGMA = 5.0
 #: Oriented, isotropic and high luma, two colour differences, and all detail of luma, which also holds the Nyquist
 #: frequency: the other bands (and HaarPSI) are blind to a checkerboard.
 BANDS = LUMA_BANDS + 3
-#: Pairs of bands whose local correlation is a statistic, as in texture_stats.
-_PAIRS = ((0, 1), (2, 3), (0, 4), (1, 4))
 _SHAPES = ORIENTED + 1
-PERIODS = (3, 4)
 # Added to mean squares in quotients: one and two 8-bit steps. Below there is nothing to see.
 _FLOOR = (1 / 255) ** 2
 _SOFT = (2 / 255) ** 2
 # Difference of local means that counts as half unlike.
 _TONE = 0.1
-# Luma of BT.601 and two colour differences, as in the bands.
-_OPPONENT = ((0.299, 0.587, 0.114), (0.5, -0.5, 0.0), (-0.25, -0.25, 0.5))
 #: Statistics of one image per token: per level logarithms of energies, shapes, skewness, correlations; tones; lattices.
-OWN = LEVELS * (BANDS + _SHAPES + 1 + len(_PAIRS)) + 3 + 2 * len(PERIODS)
+OWN = LEVELS * (BANDS + _SHAPES + 1 + len(PAIRS)) + 3 + 2 * len(PERIODS)
 #: Unlikenesses per token: structure and energy of the bands, tones, HaarPSI and its root.
 UNLIKE = 2 * LEVELS * BANDS + 3 + 2
 # Size of the signed differences at the network's entry, and the constant that keeps the root of 1 - HaarPSI smooth.
@@ -53,9 +49,9 @@ def _own_of_level(bands: Tensor, energy: Tensor, level: int) -> Tensor:
     root = (energy + _FLOOR).sqrt()
     size = (bands[:, :_SHAPES].square() + _FLOOR).sqrt()
     products = [size, bands[:, ORIENTED : ORIENTED + 1] * size[:, ORIENTED:]]
-    products += [bands[:, i : i + 1] * bands[:, j : j + 1] for i, j in _PAIRS]
-    shapes, skewed, crossed = _means(torch.cat(products, 1), level).split([_SHAPES, 1, len(_PAIRS)], 1)
-    scales = torch.cat([root[:, i : i + 1] * root[:, j : j + 1] for i, j in _PAIRS], 1)
+    products += [bands[:, i : i + 1] * bands[:, j : j + 1] for i, j in PAIRS]
+    shapes, skewed, crossed = _means(torch.cat(products, 1), level).split([_SHAPES, 1, len(PAIRS)], 1)
+    scales = torch.cat([root[:, i : i + 1] * root[:, j : j + 1] for i, j in PAIRS], 1)
     return torch.cat(
         [
             (root.log() + 4) / 2,  # about 0 +- 1 for photographs
@@ -93,7 +89,7 @@ class StatisticsRelation(nn.Module):
             energy = _means(bands.square(), level)
             found += [bands, energy]
             own.append(_own_of_level(bands, energy, level))
-        tones = gaussian_means(torch.einsum("oc,nchw->nohw", image.new_tensor(_OPPONENT), image), SIGMA, CELL)
+        tones = gaussian_means(torch.einsum("oc,nchw->nohw", image.new_tensor(OPPONENT), image), SIGMA, CELL)
         luma = levels[0].detail[:, :1]
         seen = [measure(luma, period) for period in PERIODS for measure in (grid_share, lattice_contrast)]
         size = tones.shape[-2:]
@@ -120,7 +116,7 @@ class StatisticsRelation(nn.Module):
         return torch.cat(found, 1)
 
     def forward(self, first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Features of both images -> (N, H/8, W/8) opinions in (-1, 1), and their weights > 0."""
+        """Features of both images -> (N, H/8, W/8) opinions times distance, and the logits of their weights."""
         unlike = self.unlike(first, second)
         own_a, own_b = first[2 * LEVELS], second[2 * LEVELS]
         gap = _SIGNED * (own_a - own_b)

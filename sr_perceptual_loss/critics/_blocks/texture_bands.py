@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sr_perceptual_loss.functional.lattice import gaussian_means
 
-__all__ = ["LUMA_BANDS", "ORIENTED", "Bands", "pyramid"]
+__all__ = ["LUMA_BANDS", "OPPONENT", "ORIENTED", "Bands", "pyramid"]
 
 # Sobel filters along four directions.
 _A, _B = 1 / 8, 2 / 8
@@ -26,7 +26,7 @@ LUMA_BANDS = ORIENTED + 2
 #: Sigma in pixels of the means that the next octave samples at every second place.
 HALVING = 1.1
 # Luma of BT.601 and two colour differences, red-cyan and blue-yellow, zero for grey.
-_OPPONENT = ((0.299, 0.587, 0.114), (0.5, -0.5, 0.0), (-0.25, -0.25, 0.5))
+OPPONENT = ((0.299, 0.587, 0.114), (0.5, -0.5, 0.0), (-0.25, -0.25, 0.5))
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def pyramid(image: Tensor, levels: int) -> list[Bands]:
         One :class:`Bands` per octave.
     """
     directions = image.new_tensor(_DIRECTIONS).unsqueeze(1)
-    current = torch.einsum("oc,nchw->nohw", image.new_tensor(_OPPONENT), image)
+    current = torch.einsum("oc,nchw->nohw", image.new_tensor(OPPONENT), image)
     found = []
     for level in range(levels):
         if level:

@@ -17,14 +17,14 @@ from torch import Tensor
 from sr_perceptual_loss.critics._blocks.texture_bands import ORIENTED, Bands
 from sr_perceptual_loss.functional.lattice import gaussian_means, grid_share, lattice_contrast
 
-__all__ = ["STATISTICS", "Window", "likeness", "measure"]
+__all__ = ["PAIRS", "PERIODS", "STATISTICS", "Window", "likeness", "measure"]
 
 STATISTICS = ("energy", "shape", "orientation", "scale", "colour", "grid", "lattice")
 
 #: Root mean squares are taken of x^2 + FLOOR^2: a quarter of an 8-bit step, below which there is no texture.
 FLOOR = 1e-3
 #: Pairs of bands whose local correlation is kept: directions at right angles, and the isotropic band against the axes.
-_PAIRS = ((0, 1), (2, 3), (0, 4), (1, 4))
+PAIRS = ((0, 1), (2, 3), (0, 4), (1, 4))
 #: Periods of patterns that are looked for: 4 (with it 2) of x2 and x4 heads, 3 of x3 heads.
 PERIODS = (3, 4)
 #: One-sided statistics -> value above what chance gives, up to which nothing is held against a picture.
@@ -65,7 +65,7 @@ def _products(bands: Bands, wanted: tuple[str, ...]) -> dict[str, Tensor]:
         size = _smooth_abs(shaped)
         found["shape"] = torch.cat([size, shaped[:, ORIENTED:] * size[:, ORIENTED:]], 1)
     if "orientation" in wanted:
-        found["orientation"] = torch.cat([luma[:, i : i + 1] * luma[:, j : j + 1] for i, j in _PAIRS], 1)
+        found["orientation"] = torch.cat([luma[:, i : i + 1] * luma[:, j : j + 1] for i, j in PAIRS], 1)
     if "colour" in wanted:
         found["colour"] = bands.colour * bands.colour
     return found
@@ -99,7 +99,7 @@ def measure(
         found["shape"] = mean["shape"] / torch.cat([rms[:, : ORIENTED + 1], isotropic], 1)
     if "orientation" in mean:
         found["orientation"] = mean["orientation"] / torch.cat(
-            [rms[:, i : i + 1] * rms[:, j : j + 1] for i, j in _PAIRS], 1
+            [rms[:, i : i + 1] * rms[:, j : j + 1] for i, j in PAIRS], 1
         )
     if "scale" in wanted and coarser is not None:
         found["scale"] = _across_scales(bands.luma[:, : ORIENTED + 1], coarser.luma[:, : ORIENTED + 1], window)

@@ -44,11 +44,11 @@ __all__ = [
 
 SR_SLOTS = ("pixel_opt", "perceptual_opt")
 GAN_SLOTS = (*SR_SLOTS, "gan_opt")
-#: Keys of ``train:`` that are close to ``losses`` and would be ignored by BasicSR.
-LOSSES_KEYS = ("loss", "loss_opt", "extra_losses", "losses_opt", "lossess")
-GUARD_KEYS = ("guards", "gaurd", "hacking_guard", "guard_opt")
-#: Keys of ``train:`` that BasicSR does not know; what is nearly one of them is an error.
+#: Keys of ``train:`` that BasicSR does not know and would ignore; what is nearly one of them is an error.
 OWN_KEYS = ("losses", "balance", "guard")
+#: Other names for them that somebody may think of.
+OTHER_NAMES = {"loss_opt": "losses", "losses_opt": "losses", "extra_losses": "losses", "guard_opt": "guard"}
+OTHER_NAMES |= {"hacking_guard": "guard"}
 #: What ``train.guard`` is where it is not written; keys that are written replace these.
 GUARD = {"every": 200, "action": "warn"}
 #: Adversarial training trades fidelity for texture by itself.
@@ -67,13 +67,10 @@ def check_train_options(train: Mapping[str, Any], slots: tuple[str, ...], model:
         InputError: with the nearest known name.
     """
     for key in train:
-        if key in LOSSES_KEYS:
-            raise InputError(f"train.{key}: {model} reads the list `losses`. Rename the key to `losses`.")
-        if key in GUARD_KEYS:
-            raise InputError(f"train.{key}: {model} reads `guard`. Rename the key to `guard`.")
-        meant = difflib.get_close_matches(str(key), OWN_KEYS, 1, 0.8)
-        if meant and key not in OWN_KEYS:
-            raise InputError(f"train.{key}: {model} does not read this key. Did you mean '{meant[0]}'?")
+        close = difflib.get_close_matches(str(key), OWN_KEYS, 1, 0.8)
+        meant = OTHER_NAMES.get(key, close[0] if close else key)
+        if meant != key:
+            raise InputError(f"train.{key}: {model} reads `{meant}`. Rename the key to `{meant}`.")
         if key.endswith("_opt") and key not in slots:
             why = (
                 " BasicSR builds ldl_opt in this model but never calls it."
