@@ -19,9 +19,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sr_perceptual_loss.benchmarking.equality import FULL_SIZES, equality
-from sr_perceptual_loss.benchmarking.running import Results, has_bf16, machine
-from sr_perceptual_loss.benchmarking.table import Grid, exponent_grid, markdown, memory_grid, time_grid
+from speed.equality import FULL_SIZES, equality
+from speed.running import Results, has_bf16, machine
+from speed.table import Grid, exponent_grid, markdown, memory_grid, time_grid
 
 OUT = Path(__file__).resolve().parent.parent / "runs" / "bench"
 

@@ -18,14 +18,14 @@ import torch
 from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
+from robustness_lab.fine_tuning import Schedule, fine_tune, restore
+from robustness_lab.measures import measure
+from robustness_lab.photographs import Photographs, x4_pairs
+from robustness_lab.rlfn import RLFN
 from torch import Tensor, nn
 
 from sr_perceptual_loss import CriticLoss
-from sr_perceptual_loss.benchmarking.robustness.fine_tuning import Schedule, fine_tune, restore
-from sr_perceptual_loss.benchmarking.robustness.measures import measure
-from sr_perceptual_loss.benchmarking.robustness.photographs import Photographs, x4_pairs
-from sr_perceptual_loss.benchmarking.robustness.rlfn import RLFN
-from sr_perceptual_loss.critics.texture_stats import TextureStats
+from sr_perceptual_loss.critics.texture_stats.critic import TextureStats
 
 SETS = {"Set5": "Set5", "Set14": "Set14_x4", "BSD100": "BSD100_x4", "Urban100": "Urban100_x4"}
 COLUMNS = ("psnr_y", "ssim_y", "haarpsi", "score", "hf_ratio", "peak_2", "peak_3", "peak_4", "lattice")

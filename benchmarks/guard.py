@@ -30,10 +30,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from sr_perceptual_loss import Critic, CriticCard, CriticLoss, SizeRule, SSIMLoss
-from sr_perceptual_loss.functional.spectrum import high_frequency_ratio, periodic_excess
 from sr_perceptual_loss.losses.base import PairLoss
-from sr_perceptual_loss.losses.guard import HackingGuard
-from sr_perceptual_loss.losses.guard_measures import fidelity
+from sr_perceptual_loss.monitor.guard import HackingGuard
+from sr_perceptual_loss.monitor.measures import fidelity
+from sr_perceptual_loss.monitor.spectrum import high_frequency_ratio, periodic_excess
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "runs" / "guard"

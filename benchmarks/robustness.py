@@ -25,19 +25,19 @@ import torch
 from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
+from robustness_lab.attacks_networks import HEADS
+from robustness_lab.fine_tuning import Schedule
+from robustness_lab.gates import Gate, GateRule, check_gates
+from robustness_lab.ordering import ordered_pairs, read_rated
+from robustness_lab.photographs import Photographs, x4_pairs
+from robustness_lab.running import FROM_BICUBIC, FROM_GT, Trial
+from speed.baselines import build_rival
+from speed.calibrating import pictures
+from speed.measuring import gradient, interleaved
 
 from sr_perceptual_loss import Critic, CriticLoss, create_critic
-from sr_perceptual_loss.benchmarking.calibrating import pictures
-from sr_perceptual_loss.benchmarking.measuring import gradient, interleaved
-from sr_perceptual_loss.benchmarking.rivals import build_rival
-from sr_perceptual_loss.benchmarking.robustness.fine_tuning import Schedule
-from sr_perceptual_loss.benchmarking.robustness.gates import Gate, GateRule, check_gates
-from sr_perceptual_loss.benchmarking.robustness.ordering import ordered_pairs, read_rated
-from sr_perceptual_loss.benchmarking.robustness.photographs import Photographs, x4_pairs
-from sr_perceptual_loss.benchmarking.robustness.running import FROM_BICUBIC, FROM_GT, Trial
 from sr_perceptual_loss.losses.base import PairLoss
 from sr_perceptual_loss.losses.ssim_loss import SSIMLoss
-from sr_perceptual_loss.training.attacks.networks import HEADS
 
 CONTROL = "l1"
 COLUMNS = ("psnr_y", "ssim_y", "haarpsi", "hf_ratio", "peak_2", "peak_3", "peak_4", "lattice", "score", "above_gt")
@@ -56,7 +56,7 @@ def loss_of(name: str, weights: str, augment: str) -> tuple[Critic, PairLoss | N
 def cost(critic: Critic) -> float:
     """Forward and backward to a 256-pixel image, in units of the time of LPIPS-VGG; medians of 5 interleaved calls."""
     sr, hr = pictures(1, 256)
-    rival, form = build_rival("lpips_vgg"), critic.for_scoring()
+    rival, form = build_rival("lpips_vgg"), critic.inference_form()
     calls = {
         "critic": lambda: gradient(lambda x: form.score(x, hr), sr),
         "lpips": lambda: gradient(lambda x: rival(x, hr), sr),

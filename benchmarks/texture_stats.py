@@ -17,18 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from robustness_lab.fine_tuning import Schedule, fine_tune, restore
+from robustness_lab.measures import measure
+from robustness_lab.photographs import Photographs, x4_pairs
+from robustness_lab.rlfn import RLFN
+from sr_perceptual_loss.lab.training.synthetic import level_means, make_kadid_like
 
 from sr_perceptual_loss import Critic, CriticLoss, create_critic
-from sr_perceptual_loss.benchmarking.robustness.fine_tuning import Schedule, fine_tune, restore
-from sr_perceptual_loss.benchmarking.robustness.measures import measure
-from sr_perceptual_loss.benchmarking.robustness.photographs import Photographs, x4_pairs
-from sr_perceptual_loss.benchmarking.robustness.rlfn import RLFN
-from sr_perceptual_loss.critics._blocks.texture_measures import STATISTICS
-from sr_perceptual_loss.critics.texture_stats import TextureStats
-from sr_perceptual_loss.data.images import read_image
-from sr_perceptual_loss.data.registry import read_labels
-from sr_perceptual_loss.evaluation.coefficients import srcc
-from sr_perceptual_loss.training.synthetic import level_means, make_kadid_like
+from sr_perceptual_loss.critics.texture_stats.critic import TextureStats
+from sr_perceptual_loss.critics.texture_stats.measures import STATISTICS
+from sr_perceptual_loss.lab.data.images import read_image
+from sr_perceptual_loss.lab.data.registry import read_labels
+from sr_perceptual_loss.lab.evaluation.coefficients import srcc
 
 
 def without(name: str) -> dict[str, Any]:

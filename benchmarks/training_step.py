@@ -27,15 +27,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from rich.console import Console
+from speed.baselines import build_rival
+from speed.calibrating import calibrate, pictures
+from speed.measuring import interleaved
+from speed.running import machine
+from speed.table import Grid, markdown, rich_table
 from torch import Tensor, nn
 
 from sr_perceptual_loss import CriticLoss, create_critic, list_critics
-from sr_perceptual_loss._checks import InstallError
-from sr_perceptual_loss.benchmarking.calibrating import calibrate, pictures
-from sr_perceptual_loss.benchmarking.measuring import interleaved
-from sr_perceptual_loss.benchmarking.rivals import build_rival
-from sr_perceptual_loss.benchmarking.running import machine
-from sr_perceptual_loss.benchmarking.table import Grid, markdown, rich_table
+from sr_perceptual_loss.errors import InstallError
 
 OUT = Path(__file__).resolve().parent.parent / "runs" / "bench"
 SCALE = 4

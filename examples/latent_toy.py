@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sr_perceptual_loss import CriticLoss, create_critic
-from sr_perceptual_loss.data.images import read_image
-from sr_perceptual_loss.evaluation.sr_metrics import psnr, ssim_8bit
+from sr_perceptual_loss.lab.data.images import read_image
+from sr_perceptual_loss.lab.evaluation.sr_metrics import psnr, ssim_8bit
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from sr_perceptual_loss import create_critic
-from sr_perceptual_loss.evaluation.sr_metrics import psnr, ssim_8bit
+from sr_perceptual_loss.lab.evaluation.sr_metrics import psnr, ssim_8bit
 
 SCALE = 4
 BUNDLED = ("motorcycle_left.png", "rocket.jpg", "ihc.png", "hubble_deep_field.jpg", "grass.png", "brick.png")

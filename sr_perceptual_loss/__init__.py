@@ -7,10 +7,9 @@ that ``srpl --help`` need not wait for torch.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sr_perceptual_loss._version import __version__
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from sr_perceptual_loss._checks import InputError, NonFiniteError, UnknownNameError, WeightsError
     from sr_perceptual_loss.critics import (
         Critic,
         CriticCard,
@@ -20,19 +19,20 @@ if TYPE_CHECKING:
         list_critics,
         register_critic,
     )
-    from sr_perceptual_loss.functional import CropPlan, GradNormBalancer, ssim
+    from sr_perceptual_loss.errors import InputError, NonFiniteError, UnknownNameError, WeightsError
     from sr_perceptual_loss.losses import (
         CriticLoss,
         EfficientPBANLoss,
         FrozenCritic,
-        HackingError,
-        HackingGuard,
+        GradNormBalancer,
         RQILoss,
         Schedule,
         SSIMLoss,
         SSIMPerceptualRatioLoss,
     )
-    from sr_perceptual_loss.losses.probe import probe
+    from sr_perceptual_loss.monitor import HackingError, HackingGuard, probe
+    from sr_perceptual_loss.ops.crops import CropPlan
+    from sr_perceptual_loss.ops.ssim import ssim
     from sr_perceptual_loss.weights import load_weights, save_weights
 
 __all__ = [
@@ -66,29 +66,21 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "_checks": ("InputError", "NonFiniteError", "UnknownNameError", "WeightsError"),
-    "critics": (
-        "Critic",
-        "CriticCard",
-        "SizeRule",
-        "create_critic",
-        "get_card",
-        "list_critics",
-        "register_critic",
-    ),
-    "functional": ("CropPlan", "GradNormBalancer", "ssim"),
+    "critics": ("Critic", "CriticCard", "SizeRule", "create_critic", "get_card", "list_critics", "register_critic"),
+    "errors": ("InputError", "NonFiniteError", "UnknownNameError", "WeightsError"),
     "losses": (
         "CriticLoss",
         "EfficientPBANLoss",
         "FrozenCritic",
-        "HackingError",
-        "HackingGuard",
+        "GradNormBalancer",
         "RQILoss",
         "SSIMLoss",
         "SSIMPerceptualRatioLoss",
         "Schedule",
     ),
-    "losses.probe": ("probe",),
+    "monitor": ("HackingError", "HackingGuard", "probe"),
+    "ops.crops": ("CropPlan",),
+    "ops.ssim": ("ssim",),
     "weights": ("load_weights", "save_weights"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

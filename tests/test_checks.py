@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sr_perceptual_loss import InputError, UnknownNameError
-from sr_perceptual_loss._checks import as_float, as_int, as_path, check_choice, check_known_keys, nearest
+from sr_perceptual_loss.checks import as_float, as_int, as_path, check_choice, check_known_keys, nearest
 
 
 @pytest.mark.parametrize(("value", "number"), [("1e-2", 0.01), ("-.1", -0.1), (3, 3.0), (0.5, 0.5), ("1.0e2", 100.0)])

@@ -1,19 +1,59 @@
-"""Small instances of the registered critics, and image pairs of a size that they take."""
+"""Small critics for tests: ``tiny_<name>`` for each critic with weights, registered by the root conftest.
+
+``tiny_rqi_maniqa`` is the class RQIManiqa with other default arguments, so a YAML or a loss can name it.
+"""
 
 from __future__ import annotations
+
+import dataclasses
 
 import torch
 from pairs import make_pair
 
-from sr_perceptual_loss import create_critic, get_card
+from sr_perceptual_loss.critics.base import Critic
+from sr_perceptual_loss.critics.efficient_pban.network import EfficientPBAN
+from sr_perceptual_loss.critics.registry import create_critic, get_card, list_critics, register_critic
+from sr_perceptual_loss.critics.rqi_ahiq.network import RQIAhiq
+from sr_perceptual_loss.critics.rqi_maniqa.network import RQIManiqa
+from sr_perceptual_loss.critics.rqi_topiq.network import RQITopiq
+
+#: Critics of the package, whatever else a test has registered.
+CRITICS = tuple(name for name in list_critics() if not name.startswith("tiny_"))
+
+
+def _register_tiny(base: type[Critic]) -> type[Critic]:
+    with torch.random.fork_rng(devices=[]):
+        small = base.tiny()
+    config = dict(small.config)
+
+    class Tiny(base):
+        card = dataclasses.replace(base.card, name=f"tiny_{base.card.name}", input_size=small.input_size)
+
+        def __init__(self, **options):
+            super().__init__(**{**config, **options})
+
+        @classmethod
+        def tiny(cls):
+            return cls()
+
+    # Importable under its own name, so that instances can be pickled.
+    Tiny.__name__ = Tiny.__qualname__ = f"Tiny{base.__name__}"
+    return register_critic(Tiny)
+
+
+TinyEfficientPBAN = _register_tiny(EfficientPBAN)
+TinyRQIManiqa = _register_tiny(RQIManiqa)
+TinyRQIAhiq = _register_tiny(RQIAhiq)
+TinyRQITopiq = _register_tiny(RQITopiq)
 
 
 def tiny(name, dtype=torch.float32):
     """The critic at its tiny size, always with the same weights; the global random state stays as it is."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        weights = None if get_card(name).needs_weights else "local"
-        critic = create_critic(name, weights=weights, size="tiny").to(dtype)
+        critic = create_critic(name).to(dtype) if not get_card(name).needs_weights else None
+        if critic is None:
+            critic = create_critic(f"tiny_{name.removeprefix('tiny_')}", weights=None).to(dtype)
     # Random weights may give nearly dead networks: spread the parameters a little, always in the same way.
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():

@@ -19,8 +19,8 @@ from host_data import OUT, ROOT, SETS, small_sr, test_set, training_set
 from judging import measure, restore, show
 from running import basicsr, folders
 
-from sr_perceptual_loss.evaluation.sr_metrics import psnr
 from sr_perceptual_loss.integrations.basicsr_runner import prepare
+from sr_perceptual_loss.lab.evaluation.sr_metrics import psnr
 
 DRAWS, SEEDS = 2, 8
 L1 = "{'type':'L1Loss','loss_weight':1.0,'reduction':'mean'}"

@@ -29,7 +29,7 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except Exception as error:
             # Ours can only come from a command that has loaded the package; loading it here would slow --help.
-            checks = sys.modules.get("sr_perceptual_loss._checks")
+            checks = sys.modules.get("sr_perceptual_loss.checks")
             own = (
                 (
                     checks.InputError,
@@ -59,7 +59,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from sr_perceptual_loss._version import __version__
+        from sr_perceptual_loss import __version__
 
         typer.echo(__version__)
         raise typer.Exit

@@ -52,8 +52,8 @@ def convert(
 ) -> None:
     """Convert a checkpoint into one .safetensors file (never runs code of it); prints its path and SHA-256."""
     import sr_perceptual_loss.critics  # noqa: F401  registers them
-    from sr_perceptual_loss._checks import InputError, WeightsError
     from sr_perceptual_loss.critics.registry import critic_class, which_critic
+    from sr_perceptual_loss.errors import InputError, WeightsError
     from sr_perceptual_loss.weights import store
     from sr_perceptual_loss.weights.convert import convert as convert_file
 
@@ -96,8 +96,8 @@ def _warm_start(
     """Never into the store: what ``weights='local'`` finds there is taken for trained."""
     from functools import partial
 
-    from sr_perceptual_loss._checks import InputError
     from sr_perceptual_loss.critics.registry import which_critic
+    from sr_perceptual_loss.errors import InputError
     from sr_perceptual_loss.weights.absolute import ADVICE
     from sr_perceptual_loss.weights.warm_start import MUST_BE_TRAINED, summary, warm_start
 
@@ -129,7 +129,8 @@ def _warm_start(
 
 def _beside(checkpoint: Path, out: Path | None, ending: str) -> Path:
     """The file to write: ``out``, or one beside the checkpoint that is not the checkpoint itself."""
-    from sr_perceptual_loss._checks import WeightsError, as_path
+    from sr_perceptual_loss.checks import as_path
+    from sr_perceptual_loss.errors import WeightsError
 
     source = as_path(checkpoint)
     target = out or source.with_name(f"{source.stem}{ending}.safetensors")
@@ -147,7 +148,8 @@ def _arguments(cls: type[Critic], pairs: list[str]) -> dict[str, Any]:
     """``key=value`` texts as constructor arguments; a value is JSON where it reads as JSON, else text."""
     import inspect
 
-    from sr_perceptual_loss._checks import InputError, check_known_keys
+    from sr_perceptual_loss.checks import check_known_keys
+    from sr_perceptual_loss.errors import InputError
 
     arguments: dict[str, Any] = {}
     for pair in pairs:

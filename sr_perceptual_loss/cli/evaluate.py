@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sr_perceptual_loss.critics.base import Critic
-    from sr_perceptual_loss.data.labels import LabelSet
-    from sr_perceptual_loss.evaluation.agreement import Evaluation
-    from sr_perceptual_loss.evaluation.protocol import Protocol
-    from sr_perceptual_loss.evaluation.scoring import Pair
+    from sr_perceptual_loss.lab.data.labels import LabelSet
+    from sr_perceptual_loss.lab.evaluation.agreement import Evaluation
+    from sr_perceptual_loss.lab.evaluation.protocol import Protocol
+    from sr_perceptual_loss.lab.evaluation.scoring import Pair
 
 __all__ = ["evaluate"]
 
@@ -64,12 +64,12 @@ def evaluate(
 
     Intervals are 95 % bootstrap intervals over scenes. With --out, an interrupted run goes on where it stopped.
     """
-    from sr_perceptual_loss._version import __version__
-    from sr_perceptual_loss.data.registry import read_labels
-    from sr_perceptual_loss.evaluation.agreement import judge
-    from sr_perceptual_loss.evaluation.claiming import claimed
-    from sr_perceptual_loss.evaluation.optional import need
-    from sr_perceptual_loss.evaluation.scoring import ScoreFile, critic_digest, score_labels
+    from sr_perceptual_loss import __version__
+    from sr_perceptual_loss.lab.data.registry import read_labels
+    from sr_perceptual_loss.lab.evaluation.agreement import judge
+    from sr_perceptual_loss.lab.evaluation.file_lock import claimed
+    from sr_perceptual_loss.lab.evaluation.optional import need
+    from sr_perceptual_loss.lab.evaluation.scoring import ScoreFile, critic_digest, score_labels
 
     for module in ("scipy", *(["matplotlib"] if out else [])):
         need(module)  # before hours of scoring
@@ -115,8 +115,8 @@ def _critic(name: str, weights: str, device: str, seed: int) -> Critic:
     import torch
 
     import sr_perceptual_loss.critics  # noqa: F401  registers them
-    from sr_perceptual_loss._checks import InputError
     from sr_perceptual_loss.critics.registry import create_critic
+    from sr_perceptual_loss.errors import InputError
 
     try:
         torch.empty(0, device=device)
@@ -136,7 +136,7 @@ def _by_scales(critic: Critic, protocol: Protocol, pairs: list[Pair], crop_size:
 
     from PIL import Image
 
-    from sr_perceptual_loss.evaluation.protocol import scales_used
+    from sr_perceptual_loss.lab.evaluation.protocol import scales_used
 
     found: Counter[str] = Counter()
     for dist, _ in pairs:
@@ -152,7 +152,7 @@ def _named(critic: Critic, weights: str) -> str:
 
 def _protocol(critic: Critic, name: str | None, crop_size: int | None) -> Protocol:
     """The protocol asked for, or the default, which is said aloud."""
-    from sr_perceptual_loss.evaluation.protocol import get_protocol
+    from sr_perceptual_loss.lab.evaluation.protocol import get_protocol
 
     if name is None:
         name = "full" if critic.input_size.fixed is None and crop_size is None else "paper"
@@ -162,8 +162,8 @@ def _protocol(critic: Critic, name: str | None, crop_size: int | None) -> Protoc
 
 def _part(labels: LabelSet, split: str, train_share: float | None, seed: int) -> LabelSet:
     """The part of the set that was asked for; says which kind of split it is."""
-    from sr_perceptual_loss._checks import InputError
-    from sr_perceptual_loss.data.labels import split_scenes
+    from sr_perceptual_loss.errors import InputError
+    from sr_perceptual_loss.lab.data.labels import split_scenes
 
     if split == "all":
         return labels
@@ -185,7 +185,7 @@ def _limited(labels: LabelSet, limit: int | None, seed: int) -> LabelSet:
 
     import numpy as np
 
-    from sr_perceptual_loss._checks import as_int
+    from sr_perceptual_loss.checks import as_int
 
     if limit is None:
         return labels
@@ -218,7 +218,7 @@ def _print(result: Evaluation, warning: str) -> None:
 
 
 def _write(out: Path, result: Evaluation, settings: dict[str, object], worst: int, warning: str) -> None:
-    from sr_perceptual_loss.evaluation.report import write_report, write_result
+    from sr_perceptual_loss.lab.evaluation.report import write_report, write_result
 
     write_result(out / "result.json", result, settings)
     write_report(out / "report.html", result, settings, worst=worst, warning=warning)

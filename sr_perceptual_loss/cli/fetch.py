@@ -17,8 +17,8 @@ def fetch(
 ) -> None:
     """Download the published weights of a critic, check their hash, convert them; prints the path of the file."""
     import sr_perceptual_loss.critics  # noqa: F401  registers them
-    from sr_perceptual_loss._checks import WeightsError
     from sr_perceptual_loss.critics.registry import critic_class
+    from sr_perceptual_loss.errors import WeightsError
     from sr_perceptual_loss.weights import store
 
     cls = critic_class(name)

@@ -19,8 +19,8 @@ from sr_perceptual_loss.cli.score import check_device
 from sr_perceptual_loss.cli.terminal import say, stderr
 
 if TYPE_CHECKING:
-    from sr_perceptual_loss.evaluation.metric_set import Column, Measure, ReducedReference
-    from sr_perceptual_loss.evaluation.metric_table import Mean, MetricTable, Row
+    from sr_perceptual_loss.lab.evaluation.metric_set import Column, Measure, ReducedReference
+    from sr_perceptual_loss.lab.evaluation.metric_table import Mean, MetricTable, Row
 
 __all__ = ["metrics"]
 
@@ -75,11 +75,12 @@ def metrics(
     sides are no multiples of the scale is cut where the SR image is that much smaller. An interrupted run continues:
     rows of the same settings and the same files are not computed again.
     """
-    from sr_perceptual_loss._checks import InputError, as_path
-    from sr_perceptual_loss._version import __version__
-    from sr_perceptual_loss.evaluation.claiming import claimed
-    from sr_perceptual_loss.evaluation.metric_set import build_measures
-    from sr_perceptual_loss.evaluation.metric_table import MetricTable, means
+    from sr_perceptual_loss import __version__
+    from sr_perceptual_loss.checks import as_path
+    from sr_perceptual_loss.errors import InputError
+    from sr_perceptual_loss.lab.evaluation.file_lock import claimed
+    from sr_perceptual_loss.lab.evaluation.metric_set import build_measures
+    from sr_perceptual_loss.lab.evaluation.metric_table import MetricTable, means
 
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     if pfiqa and not lr:
@@ -115,7 +116,8 @@ def metrics(
 
 
 def _pair(sr: Path, hr: Path, lr: Path | None) -> list[_Files]:
-    from sr_perceptual_loss._checks import InputError, as_path
+    from sr_perceptual_loss.checks import as_path
+    from sr_perceptual_loss.errors import InputError
 
     for name, path in (("SR_DIR", sr), ("HR_DIR", hr), ("--lr", lr)):
         if path and not as_path(path).is_dir():
@@ -146,9 +148,9 @@ def _scores(
 ) -> tuple[list[Measure], dict[str, str]]:
     """Measures of critics and of the user's function, and what they were made from: SHA-256 by column."""
     import sr_perceptual_loss.critics  # noqa: F401  registers them
-    from sr_perceptual_loss._checks import InputError
     from sr_perceptual_loss.critics.registry import create_critic, get_card
-    from sr_perceptual_loss.evaluation.metric_set import (
+    from sr_perceptual_loss.errors import InputError
+    from sr_perceptual_loss.lab.evaluation.metric_set import (
         COVERING,
         critic_measure,
         digest_of,
@@ -176,7 +178,7 @@ def _scores(
 
 def _weights(critics: Sequence[str], given: Sequence[str]) -> dict[str, str]:
     """--weights by critic; the name may be left out where there is one critic only."""
-    from sr_perceptual_loss._checks import InputError
+    from sr_perceptual_loss.errors import InputError
 
     chosen: dict[str, str] = {}
     for text in given:
@@ -196,7 +198,7 @@ def _load(text: str) -> ReducedReference:
     """``module:function``, from the working directory or an installed package."""
     import importlib
 
-    from sr_perceptual_loss._checks import InputError
+    from sr_perceptual_loss.errors import InputError
 
     module, _, name = text.partition(":")
     if not module or not name:
@@ -225,8 +227,8 @@ def _measure(files: Sequence[_Files], measures: Sequence[Measure], scale: int, t
     """One row per image, with a bar on stderr if a person is looking."""
     from rich.progress import track
 
-    from sr_perceptual_loss.evaluation.metric_set import Images
-    from sr_perceptual_loss.evaluation.metric_table import Row, fingerprint
+    from sr_perceptual_loss.lab.evaluation.metric_set import Images
+    from sr_perceptual_loss.lab.evaluation.metric_table import Row, fingerprint
 
     rows, cut, kept = [], [], 0
     if table and table.dropped:

@@ -46,7 +46,8 @@ def pair_up(sr: Path, hr: Path) -> Pairs:
     Raises:
         InputError: not there, a file against a folder, or no pair at all.
     """
-    from sr_perceptual_loss._checks import InputError, as_path
+    from sr_perceptual_loss.checks import as_path
+    from sr_perceptual_loss.errors import InputError
 
     sr, hr = as_path(sr), as_path(hr)
     for role, path in (("SR", sr), ("HR", hr)):
@@ -76,7 +77,7 @@ def pair_up(sr: Path, hr: Path) -> Pairs:
 
 
 def _reference(sr: Path, references: list[Path]) -> Path | None:
-    from sr_perceptual_loss._checks import InputError
+    from sr_perceptual_loss.errors import InputError
 
     same = [path for path in references if path.name == sr.name] or [p for p in references if p.stem == sr.stem]
     if not same:
@@ -89,7 +90,7 @@ def _reference(sr: Path, references: list[Path]) -> Path | None:
 
 
 def _images(folder: Path, role: str) -> list[Path]:
-    from sr_perceptual_loss.data.images import SUFFIXES
+    from sr_perceptual_loss.lab.data.images import SUFFIXES
 
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     images = [path for path in files if path.suffix.lower() in SUFFIXES]

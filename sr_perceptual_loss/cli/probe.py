@@ -33,7 +33,7 @@ def probe(
     import importlib
     import sys
 
-    from sr_perceptual_loss._checks import InputError
+    from sr_perceptual_loss.errors import InputError
     from sr_perceptual_loss.integrations.basicsr_runner import prepare
 
     if not opt.is_file():
@@ -57,7 +57,7 @@ def probe(
 
 
 def _shares(given: list[str] | None) -> dict[str, str] | None:
-    from sr_perceptual_loss._checks import InputError
+    from sr_perceptual_loss.errors import InputError
 
     if not given:
         return None

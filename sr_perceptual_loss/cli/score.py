@@ -76,7 +76,7 @@ def check_device(device: str) -> None:
     """
     import torch
 
-    from sr_perceptual_loss._checks import InputError
+    from sr_perceptual_loss.errors import InputError
 
     try:
         torch.empty(0, device=device)
@@ -89,9 +89,9 @@ def _scores(critic: Critic, found: Pairs, device: str) -> Iterator[tuple[str, fl
     """(SR file name, score) one by one, with a bar on stderr if a person is looking."""
     from rich.progress import track
 
-    from sr_perceptual_loss.evaluation.covering import covering_score, read_pair
+    from sr_perceptual_loss.critics.whole_image import read_pair, score_whole_image
 
     hidden = len(found.pairs) == 1 or not sys.stderr.isatty()
     for sr, hr in track(found.pairs, "scoring", console=stderr(), disable=hidden, transient=True):
         images = [image.to(device) for image in read_pair(sr, hr)]
-        yield sr.name, covering_score(critic, images[0], images[1], sr.name)
+        yield sr.name, score_whole_image(critic, images[0], images[1], sr.name)

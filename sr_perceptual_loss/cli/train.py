@@ -26,9 +26,9 @@ def train(
     Several GPUs: accelerate launch --multi_gpu --num_processes 4 --module sr_perceptual_loss.cli.app train -c FILE
     """
     import sr_perceptual_loss.critics  # noqa: F401  registers them
-    from sr_perceptual_loss.training.config import read_config
-    from sr_perceptual_loss.training.lite.settings import is_lite
-    from sr_perceptual_loss.training.loop import train as run
+    from sr_perceptual_loss.lab.training.config import read_config
+    from sr_perceptual_loss.lab.training.lite.settings import is_lite
+    from sr_perceptual_loss.lab.training.loop import train as run
 
     if is_lite(config):
         _train_lite(config, overrides or (), resume=resume)
@@ -41,8 +41,8 @@ def train(
 
 def _train_lite(config: Path, overrides: Sequence[str], *, resume: bool) -> None:
     """``scheme: synthetic``: rqi_lite from photographs, in one or several calls."""
-    from sr_perceptual_loss.training.lite.loop import train_lite
-    from sr_perceptual_loss.training.lite.settings import read_lite_config
+    from sr_perceptual_loss.lab.training.lite.loop import train_lite
+    from sr_perceptual_loss.lab.training.lite.settings import read_lite_config
 
     result = train_lite(read_lite_config(config, overrides), resume=resume)
     if not result.finished:

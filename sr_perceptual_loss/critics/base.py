@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from sr_perceptual_loss._checks import MINUS_ONE_TO_ONE, RANGE_CHECKED_CALLS, InputError, check_pair, check_range
+from sr_perceptual_loss.checks import MINUS_ONE_TO_ONE, RANGE_CHECKED_CALLS, check_pair, check_range
+from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.weights.manifest import WeightsEntry
 
 __all__ = ["Critic", "CriticCard", "SizeRule", "TargetFeatures", "normalise"]
@@ -147,7 +148,7 @@ class Critic(nn.Module, ABC):
         self._range_checks_left = RANGE_CHECKED_CALLS
         self._warned_range = False
 
-    def for_scoring(self) -> Critic:
+    def inference_form(self) -> Critic:
         """A critic with the same scores and the same gradients to ``sr``, prepared for weights that never change again.
 
         It may fold, merge or leave out parts, so its state dict is its own and it cannot be trained. Where nothing can

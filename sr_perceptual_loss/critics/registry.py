@@ -10,8 +10,9 @@ from typing import TypeVar
 
 import torch
 
-from sr_perceptual_loss._checks import InputError, UnknownNameError, WeightsError, check_choice, nearest
+from sr_perceptual_loss.checks import check_choice, nearest
 from sr_perceptual_loss.critics.base import Critic, CriticCard
+from sr_perceptual_loss.errors import InputError, UnknownNameError, WeightsError
 from sr_perceptual_loss.weights import store
 from sr_perceptual_loss.weights.warm_start import is_warm_start
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sr_perceptual_loss._checks import InputError
+from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.integrations.basicsr_shim import install_shims, require_basicsr
 
 __all__ = ["main", "prepare", "run"]

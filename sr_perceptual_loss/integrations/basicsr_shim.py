@@ -17,7 +17,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
-from sr_perceptual_loss._checks import InstallError
+from sr_perceptual_loss.errors import InstallError
 
 __all__ = ["install_shims", "require_basicsr"]
 

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sr_perceptual_loss._checks import InputError, UnknownNameError, as_float, nearest
-from sr_perceptual_loss.integrations.hosted_loss import HostedLoss, hosted_losses, run_script
+from sr_perceptual_loss.checks import as_float, nearest
+from sr_perceptual_loss.errors import InputError, UnknownNameError
+from sr_perceptual_loss.integrations.host import HostLoss, host_losses, run_script
 
 __all__ = ["KAIRLoss", "PerceptualKAIR", "SlotWithCritics", "build_losses", "define_model", "main", "perceptual"]
 
@@ -28,7 +29,7 @@ __all__ = ["KAIRLoss", "PerceptualKAIR", "SlotWithCritics", "build_losses", "def
 SLOTS = {"G": "l_pix", "F": "l_feat"}
 
 
-class KAIRLoss(HostedLoss):
+class KAIRLoss(HostLoss):
     """A loss of ours in ``train.losses``; it applies its own ``loss_weight``."""
 
     cure = "Take the model class from sr_perceptual_loss.integrations.kair.perceptual, which tells it."
@@ -47,7 +48,7 @@ class SlotWithCritics(nn.Module):
         own_name: of KAIR's value in ``terms``.
     """
 
-    def __init__(self, own: nn.Module, losses: Mapping[str, HostedLoss], weight: float, own_name: str) -> None:
+    def __init__(self, own: nn.Module, losses: Mapping[str, HostLoss], weight: float, own_name: str) -> None:
         super().__init__()
         self.own = own
         self.names = tuple(losses)
@@ -95,7 +96,7 @@ class SlotWithCritics(nn.Module):
         return total
 
 
-def build_losses(options: Mapping[str, Mapping[str, Any]]) -> dict[str, HostedLoss]:
+def build_losses(options: Mapping[str, Mapping[str, Any]]) -> dict[str, HostLoss]:
     """Losses of ``train.losses``.
 
     Args:
@@ -109,7 +110,7 @@ def build_losses(options: Mapping[str, Mapping[str, Any]]) -> dict[str, HostedLo
         UnknownNameError: a type that is not ours.
         InputError: no mapping, unknown keys, wrong values.
     """
-    types, found = hosted_losses(KAIRLoss), {}
+    types, found = host_losses(KAIRLoss), {}
     if not isinstance(options, Mapping):
         raise InputError(f'train.losses: got {options!r}, expected {{"name": {{"type": "haarpsiLoss", ...}}, ...}}.')
     for name, entry in options.items():

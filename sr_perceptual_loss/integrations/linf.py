@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from sr_perceptual_loss._checks import InputError, as_float, as_int
+from sr_perceptual_loss.checks import as_float, as_int
+from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.losses.base import PairLoss
 
 __all__ = ["CropPairs", "LINFPerceptual", "check_image_grid", "grid_coordinates", "register"]

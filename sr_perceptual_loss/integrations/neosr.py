@@ -18,19 +18,19 @@ import numpy as np
 import torch
 
 from sr_perceptual_loss.critics.registry import list_critics
-from sr_perceptual_loss.integrations.hosted_loss import (
-    HostedLoss,
-    hosted_losses,
+from sr_perceptual_loss.integrations.host import (
+    HostLoss,
+    host_losses,
     own_losses,
     register_under,
     run_script,
 )
-from sr_perceptual_loss.integrations.image_metrics import score_images
+from sr_perceptual_loss.integrations.image_metric import score_images
 
-__all__ = ["NeosrLoss", "TellsIteration", "main", "register", "register_models"]
+__all__ = ["NeosrLoss", "IterationMixin", "main", "register", "register_models"]
 
 
-class NeosrLoss(HostedLoss):
+class NeosrLoss(HostLoss):
     """A loss of ours in any slot of neosr: a 0-d tensor, already weighted.
 
     Args:
@@ -43,7 +43,7 @@ class NeosrLoss(HostedLoss):
     )
 
 
-class TellsIteration:
+class IterationMixin:
     """Mixin over neosr's models: schedules follow the iteration that neosr logs, and scores are logged.
 
     neosr counts micro-batches; its log divides by ``accumulate``. Under SAM the closure runs twice within one call, so
@@ -61,7 +61,7 @@ class TellsIteration:
             loss.step((current_iter - 1) // accumulate + 1)
         super().optimize_parameters(current_iter)  # type: ignore[misc]
         for slot, part in slots.items():
-            if isinstance(part, HostedLoss) and "score" in part.terms:
+            if isinstance(part, HostLoss) and "score" in part.terms:
                 self.log_dict[f"score_{slot.removeprefix('cri_')}"] = float(part.terms["score"])
 
 
@@ -107,16 +107,16 @@ def register() -> list[str]:
     registries = import_module("neosr.utils.registry")
     metrics = {f"calculate_{critic}": _metric(critic) for critic in list_critics()}
     register_under(registries.METRIC_REGISTRY, metrics)
-    return register_under(registries.LOSS_REGISTRY, hosted_losses(NeosrLoss))
+    return register_under(registries.LOSS_REGISTRY, host_losses(NeosrLoss))
 
 
 def register_models() -> list[str]:
-    """Add ``perceptual_image`` and ``perceptual_otf``: neosr's own models with :class:`TellsIteration`."""
+    """Add ``perceptual_image`` and ``perceptual_otf``: neosr's own models with :class:`IterationMixin`."""
     import_module("neosr.models")
     registry = import_module("neosr.utils.registry").MODEL_REGISTRY
     names = [name for name in ("image", "otf") if name in registry]
     models = {
-        f"perceptual_{name}": type(f"perceptual_{name}", (TellsIteration, registry.get(name)), {"__module__": __name__})
+        f"perceptual_{name}": type(f"perceptual_{name}", (IterationMixin, registry.get(name)), {"__module__": __name__})
         for name in names
     }
     return register_under(registry, models)

@@ -18,23 +18,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from sr_perceptual_loss._checks import InputError, as_float
+from sr_perceptual_loss.checks import as_float
 from sr_perceptual_loss.critics.registry import list_critics
-from sr_perceptual_loss.integrations.hosted_loss import (
-    HostedLoss,
-    hosted_losses,
+from sr_perceptual_loss.errors import InputError
+from sr_perceptual_loss.integrations.host import (
+    HostLoss,
+    host_losses,
     own_losses,
     register_under,
     run_script,
 )
-from sr_perceptual_loss.integrations.image_metrics import score_images
+from sr_perceptual_loss.integrations.image_metric import score_images
 
-__all__ = ["TellsIteration", "TrainnerLoss", "install_models", "main", "register"]
+__all__ = ["IterationMixin", "TrainnerLoss", "install_models", "main", "register"]
 
 MODELS = ("SRModel", "RealESRGANModel", "RealESRGANPairedModel")
 
 
-class TrainnerLoss(HostedLoss):
+class TrainnerLoss(HostLoss):
     """A loss of ours in ``train.losses``: unweighted, since the trainer multiplies by ``loss_weight``; one tensor.
 
     One tensor and no dict: the value of a linear form is minus a score, and the trainer drops parts that are not > 0.
@@ -60,7 +61,7 @@ class TrainnerLoss(HostedLoss):
         self.loss_weight = weight
 
 
-class TellsIteration:
+class IterationMixin:
     """Mixin over traiNNer's models: all micro-batches of an optimizer step hear of one iteration; scores are logged.
 
     The trainer counts up with the last micro-batch of a step, so the earlier ones come with the number before.
@@ -77,7 +78,7 @@ class TellsIteration:
             loss.step(current_iter if apply_gradient else current_iter + 1)
         super().optimize_parameters(current_iter, current_accum_iter, apply_gradient)  # type: ignore[misc]
         for label, loss in self.losses.items():
-            if isinstance(loss, HostedLoss) and "score" in loss.terms:
+            if isinstance(loss, HostLoss) and "score" in loss.terms:
                 key = f"score_{label.removeprefix('l_g_')}"
                 # The trainer divides what it logs by the number of samples.
                 self.log_dict[key] = self.log_dict.get(key, 0.0) + float(loss.terms["score"]) * samples
@@ -125,13 +126,13 @@ def register() -> list[str]:
     metrics = {f"calculate_{critic}": _metric(critic) for critic in list_critics()}
     register_under(registries.METRIC_REGISTRY, metrics)
     # basic_loss.py and mssim_loss.py hold names that ours must give way to, whichever file is scanned first.
-    parts: dict[str, Any] = dict(hosted_losses(TrainnerLoss))
+    parts: dict[str, Any] = dict(host_losses(TrainnerLoss))
     parts["SRPLSSIMLoss"] = parts.pop("SSIMLoss")
     return register_under(registries.LOSS_REGISTRY, parts)
 
 
 def install_models() -> list[str]:
-    """Let ``build_model`` build its own classes with :class:`TellsIteration` on top; there is no model registry to use.
+    """Let ``build_model`` build its own classes with :class:`IterationMixin` on top; there is no model registry to use.
 
     Returns:
         Names of the classes.
@@ -140,8 +141,8 @@ def install_models() -> list[str]:
     names = []
     for name in MODELS:
         stock = getattr(module, name, None)
-        if stock is not None and not issubclass(stock, TellsIteration):
-            setattr(module, name, type(name, (TellsIteration, stock), {"__module__": __name__}))
+        if stock is not None and not issubclass(stock, IterationMixin):
+            setattr(module, name, type(name, (IterationMixin, stock), {"__module__": __name__}))
         names.append(name)
     return names
 

@@ -1,8 +1,8 @@
 """Losses in plain PyTorch; no training framework is known here."""
 
+from sr_perceptual_loss.losses.balance import GradNormBalancer
 from sr_perceptual_loss.losses.critic_loss import CriticLoss, EfficientPBANLoss, RQILoss
 from sr_perceptual_loss.losses.frozen import FrozenCritic
-from sr_perceptual_loss.losses.guard import HackingError, HackingGuard
 from sr_perceptual_loss.losses.ratio_loss import SSIMPerceptualRatioLoss
 from sr_perceptual_loss.losses.schedule import Schedule
 from sr_perceptual_loss.losses.ssim_loss import SSIMLoss
@@ -11,8 +11,7 @@ __all__ = [
     "CriticLoss",
     "EfficientPBANLoss",
     "FrozenCritic",
-    "HackingError",
-    "HackingGuard",
+    "GradNormBalancer",
     "RQILoss",
     "SSIMLoss",
     "SSIMPerceptualRatioLoss",

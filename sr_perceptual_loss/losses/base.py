@@ -11,18 +11,17 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from sr_perceptual_loss._checks import (
+from sr_perceptual_loss.checks import (
     MINUS_ONE_TO_ONE,
     RANGE_CHECKED_CALLS,
-    InputError,
-    NonFiniteError,
     as_float,
     as_int,
     check_choice,
     check_pair,
     check_range,
 )
-from sr_perceptual_loss.functional.ranks import in_words, ranks_where, world_size
+from sr_perceptual_loss.errors import InputError, NonFiniteError
+from sr_perceptual_loss.losses.distributed import format_ranks, ranks_with_flag, world_size
 from sr_perceptual_loss.losses.schedule import Schedule
 
 __all__ = ["PairLoss"]
@@ -72,7 +71,7 @@ class PairLoss(nn.Module, ABC):
         self.loss_weight = as_float("loss_weight", loss_weight)
         self.reduction = check_choice("reduction", reduction, REDUCTIONS)
         self.on_nonfinite = check_choice("on_nonfinite", on_nonfinite, NONFINITE)
-        self.schedule = Schedule.of(schedule)
+        self.schedule = Schedule.from_config(schedule)
         # Set by a guard; kept and saved there, so that the loss itself has no state.
         self._cap, self._multiplier = 1.0, 1.0
         #: Detached 0-d tensors of the last call: ``loss`` (weighted) and what the subclass adds.
@@ -114,7 +113,7 @@ class PairLoss(nn.Module, ABC):
             )
         return min(self.schedule.factor(self._iteration), self._cap) * self._multiplier
 
-    def restrain(self, cap: float, multiplier: float) -> None:
+    def limit_weight(self, cap: float, multiplier: float) -> None:
         """What a guard may do: factor = min(schedule, cap) * multiplier from now on.
 
         Args:
@@ -181,11 +180,11 @@ class PairLoss(nn.Module, ABC):
         except Exception as problem:
             error = problem
         # Validation (no grad) may run on one rank only, so it waits for nobody.
-        ranks = ranks_where(error is not None, sr.device) if sr.requires_grad else []
+        ranks = ranks_with_flag(error is not None, sr.device) if sr.requires_grad else []
         if error is not None:
             raise error
         if ranks:
-            raise NonFiniteError(f"{self.label}: it failed{in_words(ranks)}, whose message says why.{STOPPED}")
+            raise NonFiniteError(f"{self.label}: it failed{format_ranks(ranks)}, whose message says why.{STOPPED}")
         return loss
 
     def _judge(self, sr: Tensor, hr: Tensor, values_of: ValuesOf) -> Tensor:
@@ -252,16 +251,18 @@ class PairLoss(nn.Module, ABC):
             return ""
         image = int((~torch.isfinite(values)).nonzero()[0, 0])
         value = float(values[image].detach())
-        here = in_words([torch.distributed.get_rank()]) if world_size() > 1 else ""
+        here = format_ranks([torch.distributed.get_rank()]) if world_size() > 1 else ""
         return f"{self.label}: the value of image {image} of the batch{here} is {value:g}; {_cause(sr, hr)}."
 
     def _check_gradient(self, gradient: Tensor) -> Tensor | None:
         fine = torch.isfinite(gradient).all()
-        ranks = ranks_where(~fine, gradient.device) if self.on_nonfinite == "raise_all" else []
+        ranks = ranks_with_flag(~fine, gradient.device) if self.on_nonfinite == "raise_all" else []
         if bool(fine) and not ranks:
             self._count("gradient", "")
             return None
-        message = f"{self.label}: its value is finite but its gradient to sr holds NaN or infinity{in_words(ranks)}."
+        message = (
+            f"{self.label}: its value is finite but its gradient to sr holds NaN or infinity{format_ranks(ranks)}."
+        )
         if self.on_nonfinite != "skip":
             raise NonFiniteError(message + STOPPED)
         self._count("gradient", message)

@@ -11,15 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sr_perceptual_loss._checks import InputError, as_float, check_choice
+from sr_perceptual_loss.checks import as_float, check_choice
 from sr_perceptual_loss.critics.base import Critic, TargetFeatures
 from sr_perceptual_loss.critics.registry import get_card, list_critics
-from sr_perceptual_loss.functional.crops import CropPlan, crop_pairs
+from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.losses.augment import AugmentPlan, augment_pair
 from sr_perceptual_loss.losses.base import PairLoss
+from sr_perceptual_loss.ops.crops import CropPlan, crop_pairs
 from sr_perceptual_loss.losses.frozen import FrozenCritic
 from sr_perceptual_loss.losses.schedule import Schedule
-from sr_perceptual_loss.losses.target_cache import TargetCache
+from sr_perceptual_loss.losses.target_memo import TargetCache
 
 __all__ = ["CriticLoss", "EfficientPBANLoss", "RQILoss", "apply_form"]
 
@@ -115,7 +116,7 @@ class CriticLoss(PairLoss):
         ensemble = _as_list(ensemble, critic)
         self.margin = as_float("margin", margin)
         self.temperature = as_float("temperature", temperature, minimum=1e-6)
-        self.crops = CropPlan.of(crops)
+        self.crops = CropPlan.from_config(crops)
         self.target_cache = None if target_cache is None else TargetCache(target_cache)
         # The cheap checks are done: now the heavy part.
         self.frozen = FrozenCritic(critic, weights=weights, critic_size=critic_size, precision=precision)

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from sr_perceptual_loss._checks import InputError, check_choice, check_pair
-from sr_perceptual_loss.critics._blocks.fold import frozen_copy
+from sr_perceptual_loss.checks import check_choice, check_pair
 from sr_perceptual_loss.critics.base import Critic, TargetFeatures
 from sr_perceptual_loss.critics.registry import create_critic
-from sr_perceptual_loss.losses.target_cache import TargetMemo
+from sr_perceptual_loss.errors import InputError
+from sr_perceptual_loss.losses.target_memo import TargetMemo
+from sr_perceptual_loss.ops.fold import frozen_copy
 
 __all__ = ["PRECISIONS", "FrozenCritic", "share_critics"]
 
@@ -25,7 +26,7 @@ PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat1
 
 
 class ScoringForm:
-    """The critic's ``for_scoring()``, made when it is first needed and again when the critic was changed.
+    """The critic's ``inference_form()``, made when it is first needed and again when the critic was changed.
 
     Args:
         critic: the master.
@@ -76,7 +77,7 @@ class ScoringForm:
         return self._digest
 
     def _make(self) -> Critic:
-        form = self.critic.for_scoring()
+        form = self.critic.inference_form()
         if PRECISIONS[self.precision] is not None:
             if form is self.critic:
                 # Others may use it, and it is theirs to say what it computes in.
@@ -106,7 +107,7 @@ class FrozenCritic(nn.Module):
     ``half()`` of a host leaves it float32, ``double()`` is followed. Copies share the critic; pickles refer to its name
     and weights where it was made from a name.
 
-    Scores come from :meth:`Critic.for_scoring`, made at the first call and again after a move, a cast or a change of
+    Scores come from :meth:`Critic.inference_form`, made at the first call and again after a move, a cast or a change of
     the critic's weights or settings. The features of the reference are computed once for calls that share its tensor
     (see :class:`TargetMemo`).
 

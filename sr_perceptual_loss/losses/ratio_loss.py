@@ -16,16 +16,17 @@ import pytorch_msssim
 import torch
 from torch import Tensor
 
-from sr_perceptual_loss._checks import InputError, NonFiniteError, as_float, as_int, check_choice
+from sr_perceptual_loss.checks import as_float, as_int, check_choice
 from sr_perceptual_loss.critics.base import Critic
-from sr_perceptual_loss.functional.balance import GradNormBalancer
-from sr_perceptual_loss.functional.crops import CropPlan
-from sr_perceptual_loss.functional.eq12 import EQ12_SIGNS, check_eq12_weights, eq12
-from sr_perceptual_loss.functional.ranks import in_words, mean_over_ranks, ranks_where, world_size
-from sr_perceptual_loss.functional.ssim import ssim
+from sr_perceptual_loss.errors import InputError, NonFiniteError
+from sr_perceptual_loss.losses.balance import GradNormBalancer
 from sr_perceptual_loss.losses.base import PairLoss
 from sr_perceptual_loss.losses.critic_loss import CriticLoss
+from sr_perceptual_loss.ops.crops import CropPlan
+from sr_perceptual_loss.losses.distributed import format_ranks, mean_over_ranks, ranks_with_flag, world_size
+from sr_perceptual_loss.losses.eq12 import EQ12_SIGNS, check_eq12_weights, eq12
 from sr_perceptual_loss.losses.schedule import Schedule
+from sr_perceptual_loss.ops.ssim import ssim
 
 __all__ = ["DISTORTIONS", "SSIMPerceptualRatioLoss"]
 
@@ -206,7 +207,7 @@ class SSIMPerceptualRatioLoss(PairLoss):
         """The critic's scores for an onlooker; see :meth:`PairLoss.scores`."""
         return self.perceptual.scores(sr, hr)
 
-    def restrain(self, cap: float, multiplier: float) -> None:
+    def limit_weight(self, cap: float, multiplier: float) -> None:
         """What a guard may do; the distortion is what holds a critic in check, so only the critic's share is cut.
 
         Args:
@@ -215,7 +216,7 @@ class SSIMPerceptualRatioLoss(PairLoss):
         """
         if self.loss_balance == "eq12":
             # Another beta could swap which score eq12 punishes.
-            super().restrain(cap, multiplier)
+            super().limit_weight(cap, multiplier)
             return
         self._critic_cap = as_float("cap", cap, minimum=0.0, maximum=1.0)
         self._critic_multiplier = as_float("multiplier", multiplier, minimum=0.0, maximum=1.0)
@@ -353,9 +354,9 @@ class SSIMPerceptualRatioLoss(PairLoss):
         means = mean_over_ranks(sums, len(scores)) if shared else sums / len(scores)
         numbers = means.tolist()
         if not all(math.isfinite(number) for number in numbers) and self.on_nonfinite != "propagate":
-            ranks = ranks_where(not bool(torch.isfinite(sums).all()), sums.device) if shared else []
+            ranks = ranks_with_flag(not bool(torch.isfinite(sums).all()), sums.device) if shared else []
             if failed is None:
-                raise NonFiniteError(f"loss_norm: the mean absolute scores are not finite{in_words(ranks)}.")
+                raise NonFiniteError(f"loss_norm: the mean absolute scores are not finite{format_ranks(ranks)}.")
         if failed is not None:
             raise failed
         sides = (("distortion", self.alpha, numbers[0]), ("critic", beta, numbers[1]))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
-from sr_perceptual_loss._checks import InputError, as_int, check_known_keys
+from sr_perceptual_loss.checks import as_int, check_known_keys
+from sr_perceptual_loss.errors import InputError
 
 __all__ = ["Schedule"]
 
@@ -44,7 +45,7 @@ class Schedule:
                 )
 
     @classmethod
-    def of(cls, value: Schedule | Mapping[str, object] | None) -> Schedule:
+    def from_config(cls, value: Schedule | Mapping[str, object] | None) -> Schedule:
         """A schedule from what a YAML or a caller writes: a schedule, a mapping of its fields, or None (always on).
 
         Raises:
@@ -64,7 +65,7 @@ class Schedule:
         """True where the factor is 1 in every iteration, so that no iteration need be known."""
         return self == Schedule()
 
-    def height(self, iteration: int) -> float:
+    def ramp_factor(self, iteration: int) -> float:
         """The ramp alone, in [0, 1]: what ``factor`` is where neither ``every`` nor ``end`` switches the loss off."""
         if iteration < self.start:
             return 0.0
@@ -81,7 +82,7 @@ class Schedule:
         """
         if iteration % self.every or (self.end is not None and iteration >= self.end):
             return 0.0
-        return self.height(iteration)
+        return self.ramp_factor(iteration)
 
     def as_dict(self) -> dict[str, object]:
         """Plain values, for logs."""

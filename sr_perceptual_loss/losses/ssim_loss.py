@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from sr_perceptual_loss._checks import as_float, as_int
-from sr_perceptual_loss.functional.ssim import ssim
+from sr_perceptual_loss.checks import as_float, as_int
 from sr_perceptual_loss.losses.base import PairLoss
 from sr_perceptual_loss.losses.schedule import Schedule
+from sr_perceptual_loss.ops.ssim import ssim
 
 __all__ = ["SSIMLoss"]
 

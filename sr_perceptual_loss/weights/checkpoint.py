@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sr_perceptual_loss._checks import WeightsError
+from sr_perceptual_loss.errors import WeightsError
 from sr_perceptual_loss.weights.disk import SUFFIX, looks_like_html, looks_like_safetensors, safetensors_header
 
 __all__ = ["WRAPPERS", "read_checkpoint", "state_dict_in"]

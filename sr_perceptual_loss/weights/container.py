@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sr_perceptual_loss._checks import InputError, WeightsError, as_path
-from sr_perceptual_loss._version import __version__
+from sr_perceptual_loss import __version__
+from sr_perceptual_loss.checks import as_path
+from sr_perceptual_loss.errors import InputError, WeightsError
 from sr_perceptual_loss.weights.disk import SUFFIX, atomic_path, safetensors_header, sha256_of, what_is
 from sr_perceptual_loss.weights.matching import Storable, Suggest, load_state, own_entries, refuse_non_finite
 

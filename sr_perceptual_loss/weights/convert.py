@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sr_perceptual_loss._checks import WeightsError, as_path
+from sr_perceptual_loss.checks import as_path
+from sr_perceptual_loss.errors import WeightsError
 from sr_perceptual_loss.weights.absolute import recognise
 from sr_perceptual_loss.weights.checkpoint import read_checkpoint, state_dict_in
 from sr_perceptual_loss.weights.container import save

@@ -16,7 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from sr_perceptual_loss._checks import WeightsError
+from sr_perceptual_loss.errors import WeightsError
 
 __all__ = [
     "SUFFIX",

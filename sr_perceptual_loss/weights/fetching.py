@@ -17,7 +17,8 @@ from typing import Any
 
 from torch import Tensor
 
-from sr_perceptual_loss._checks import WeightsError, as_path
+from sr_perceptual_loss.checks import as_path
+from sr_perceptual_loss.errors import WeightsError
 from sr_perceptual_loss.weights.convert import ConversionReport, convert
 from sr_perceptual_loss.weights.disk import sha256_of
 from sr_perceptual_loss.weights.hub import Hub, HubError, Resolved, offline_variable

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sr_perceptual_loss._checks import InputError, WeightsError, nearest
+from sr_perceptual_loss.checks import nearest
+from sr_perceptual_loss.errors import InputError, WeightsError
 from sr_perceptual_loss.weights.disk import safetensors_header
 from sr_perceptual_loss.weights.manifest import WeightsEntry
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sr_perceptual_loss._checks import WeightsError
+from sr_perceptual_loss.errors import WeightsError
 
 __all__ = ["Storable", "Suggest", "drop_aliases", "load_state", "own_entries", "parts_of", "refuse_non_finite"]
 

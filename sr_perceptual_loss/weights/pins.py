@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sr_perceptual_loss._checks import WeightsError
+from sr_perceptual_loss.errors import WeightsError
 from sr_perceptual_loss.weights.disk import atomic_path
 
 __all__ = ["PINS", "Pin", "exclusive", "read_pin", "write_pin"]

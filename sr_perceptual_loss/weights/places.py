@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from sr_perceptual_loss._checks import WeightsError, as_path, nearest
+from sr_perceptual_loss.checks import as_path, nearest
+from sr_perceptual_loss.errors import WeightsError
 from sr_perceptual_loss.weights.disk import SUFFIX, sha256_of
 from sr_perceptual_loss.weights.manifest import WeightsEntry
 from sr_perceptual_loss.weights.pins import PINS, Pin, read_pin

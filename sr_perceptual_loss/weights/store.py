@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sr_perceptual_loss._checks import WeightsError, as_path
+from sr_perceptual_loss.checks import as_path
+from sr_perceptual_loss.errors import WeightsError
 from sr_perceptual_loss.weights.container import WeightsFile, load_weights, read, save
 from sr_perceptual_loss.weights.fetching import Build, Remap, fetch, install
 from sr_perceptual_loss.weights.licences import check_entry, check_file

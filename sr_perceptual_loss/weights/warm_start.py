@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sr_perceptual_loss._checks import InputError, WeightsError, as_path, nearest
+from sr_perceptual_loss.checks import as_path, nearest
+from sr_perceptual_loss.errors import InputError, WeightsError
 from sr_perceptual_loss.weights.absolute import recognise
 from sr_perceptual_loss.weights.checkpoint import read_checkpoint, state_dict_in
 from sr_perceptual_loss.weights.container import save

@@ -62,6 +62,7 @@ def test_help_and_version(srpl):
     assert srpl("--version").stdout == "0.1.0\n"
 
 
+@pytest.mark.fault(75)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -71,7 +72,7 @@ def test_help_and_version(srpl):
         (("score", "none.png", "none.png"), "SR: no such file or folder: none.png"),
     ],
 )
-def test_r75_refused_input_is_one_message_on_stderr_and_exit_code_2(srpl, arguments, words):
+def test_refused_input_is_one_message_on_stderr_and_exit_code_2(srpl, arguments, words):
     result = srpl(*arguments)
     assert result.exit_code == 2
     assert result.stdout == ""
@@ -80,7 +81,8 @@ def test_r75_refused_input_is_one_message_on_stderr_and_exit_code_2(srpl, argume
     assert "Traceback" not in result.stderr
 
 
-def test_r75_typo_in_a_training_file(srpl, tmp_path):
+@pytest.mark.fault(75)
+def test_typo_in_a_training_file(srpl, tmp_path):
     (tmp_path / "train.yml").write_text(
         "out: x\ncritic: {name: rqi_maniqa, weihgts: null}\ndata: {dataset: a, root: b}\n"
     )

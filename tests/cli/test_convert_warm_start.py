@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from sr_perceptual_loss.critics.rqi_ahiq import RQIAhiq
-from sr_perceptual_loss.critics.rqi_maniqa import RQIManiqa
+from sr_perceptual_loss.critics.rqi_ahiq.network import RQIAhiq
+from sr_perceptual_loss.critics.rqi_maniqa.network import RQIManiqa
 from sr_perceptual_loss.weights.container import read
 
 

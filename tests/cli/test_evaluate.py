@@ -120,7 +120,8 @@ def test_refusals_are_one_message_and_exit_code_2(run, table, arguments, words):
     assert result.stdout == ""
 
 
-def test_r69_missing_package_is_said_before_the_work(run, table, monkeypatch):
+@pytest.mark.fault(69)
+def test_missing_package_is_said_before_the_work(run, table, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -130,7 +131,8 @@ def test_r69_missing_package_is_said_before_the_work(run, table, monkeypatch):
     assert not (table / "out").exists()
 
 
-def test_r71_how_many_images_had_a_single_scale_is_recorded(run, table, tmp_path):
+@pytest.mark.fault(71)
+def test_how_many_images_had_a_single_scale_is_recorded(run, table, tmp_path):
     """Of 12 images of 32 pixels, crops of 16 fit at 1/2 too, crops of 32 do not."""
     for crop, expected in ((16, {"1, 0.5": 12}), (32, {"1": 12})):
         out = tmp_path / f"out{crop}"

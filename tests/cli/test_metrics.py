@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from sr_perceptual_loss.cli.app import Commands
 from sr_perceptual_loss.cli.metrics import metrics
 from sr_perceptual_loss.critics import create_critic
-from sr_perceptual_loss.data.images import read_image
-from sr_perceptual_loss.evaluation import metric_set
-from sr_perceptual_loss.evaluation.metric_table import MetricTable, Row, means
-from sr_perceptual_loss.evaluation.sr_metrics import psnr, ssim_8bit
+from sr_perceptual_loss.lab.data.images import read_image
+from sr_perceptual_loss.lab.evaluation import metric_set
+from sr_perceptual_loss.lab.evaluation.metric_table import MetricTable, Row, means
+from sr_perceptual_loss.lab.evaluation.sr_metrics import psnr, ssim_8bit
 
 
 @pytest.fixture
@@ -383,7 +383,7 @@ def test_own_function_and_lr_that_do_not_fit(run, folders, module, picture, tmp_
 
 def test_two_runs_on_one_file(run, folders, tmp_path):
     """The second is refused at once and touches nothing; when the first has ended, it takes over its rows."""
-    from sr_perceptual_loss.evaluation.claiming import claimed
+    from sr_perceptual_loss.lab.evaluation.file_lock import claimed
 
     out = tmp_path / "m.csv"
     with claimed(out):

@@ -11,7 +11,7 @@ from torchvision.io import write_jpeg
 from sr_perceptual_loss.cli.pairing import pair_up
 from sr_perceptual_loss.critics import create_critic
 from sr_perceptual_loss.critics.base import SizeRule
-from sr_perceptual_loss.evaluation.covering import covering_boxes
+from sr_perceptual_loss.critics.whole_image import tile_boxes
 
 
 def test_two_files_give_the_score_of_the_library(srpl, picture):
@@ -102,14 +102,14 @@ def test_fetch_then_score_locally(srpl, small, hub, picture):
 
 
 def test_boxes_cover_evenly_and_are_few():
-    assert covering_boxes(SizeRule(fixed=8), 8, 8, "c", "i") == [(0, 0, 8, 8)]
-    boxes = covering_boxes(SizeRule(fixed=8), 8, 20, "c", "i")
+    assert tile_boxes(SizeRule(fixed=8), 8, 8, "c", "i") == [(0, 0, 8, 8)]
+    boxes = tile_boxes(SizeRule(fixed=8), 8, 20, "c", "i")
     assert boxes == [(0, 0, 8, 8), (0, 6, 8, 8), (0, 12, 8, 8)]
-    assert covering_boxes(SizeRule(minimum=16), 17, 33, "c", "i") == [(0, 0, 17, 33)]
-    assert covering_boxes(SizeRule(minimum=8, multiple_of=8), 16, 20, "c", "i") == [(0, 0, 16, 16), (0, 4, 16, 16)]
+    assert tile_boxes(SizeRule(minimum=16), 17, 33, "c", "i") == [(0, 0, 17, 33)]
+    assert tile_boxes(SizeRule(minimum=8, multiple_of=8), 16, 20, "c", "i") == [(0, 0, 16, 16), (0, 4, 16, 16)]
     for height, width in ((224, 225), (500, 375), (1356, 2040)):
         seen = torch.zeros(height, width)
-        boxes = covering_boxes(SizeRule(fixed=224), height, width, "c", "i")
+        boxes = tile_boxes(SizeRule(fixed=224), height, width, "c", "i")
         for top, left, h, w in boxes:
             assert (h, w) == (224, 224) and 0 <= top <= height - h and 0 <= left <= width - w
             seen[top : top + h, left : left + w] += 1

@@ -16,14 +16,16 @@ from sr_perceptual_loss.critics import base
 pytestmark = pytest.mark.parametrize("name", list_critics())
 
 
-def test_r21_one_finite_score_per_pair_in_the_dtype_of_the_critic(name):
+@pytest.mark.fault(21)
+def test_one_finite_score_per_pair_in_the_dtype_of_the_critic(name):
     for dtype in (torch.float32, torch.float64):
         critic = tiny(name, dtype)
         score = critic.score(*pair_for(critic, dtype=dtype))
         assert score.shape == (3,) and score.dtype == dtype and torch.isfinite(score).all()
 
 
-def test_r16_r17_batch_mates_and_order_do_not_matter(name):
+@pytest.mark.fault(16, 17)
+def test_batch_mates_and_order_do_not_matter(name):
     critic = tiny(name, torch.float64)
     sr, hr = pair_for(critic, 4, dtype=torch.float64)
     sr[3], hr[3] = sr[3] * 0.1, (hr[3] * 5).clamp(0, 1)
@@ -41,7 +43,8 @@ def test_argument_order_matters_as_the_card_says(name):
     assert (difference < 1e-9) if critic.card.symmetric else (difference > 1e-6)
 
 
-def test_r25_r27_r28_gradient_reaches_sr_and_only_sr(name):
+@pytest.mark.fault(25, 27, 28)
+def test_gradient_reaches_sr_and_only_sr(name):
     critic = tiny(name, torch.float64)
     for p in critic.parameters():
         p.requires_grad_(False)
@@ -56,7 +59,8 @@ def test_r25_r27_r28_gradient_reaches_sr_and_only_sr(name):
     assert all(p.grad is None for p in critic.parameters())
 
 
-def test_r25_gradient_is_the_derivative(name):
+@pytest.mark.fault(25)
+def test_gradient_is_the_derivative(name):
     critic = tiny(name, torch.float64)
     sr, hr = pair_for(critic, 1, dtype=torch.float64)
     sr.requires_grad_()
@@ -78,7 +82,8 @@ def test_parameters_can_be_trained_when_they_are_not_frozen(name):
     assert with_gradient > 10
 
 
-def test_r42_r44_two_calls_agree_and_touch_no_global_state(name):
+@pytest.mark.fault(42, 44)
+def test_two_calls_agree_and_touch_no_global_state(name):
     before = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy(), torch.get_default_dtype())
     flags = (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic, torch.is_grad_enabled())
     weights = None if get_card(name).needs_weights else "local"
@@ -103,7 +108,8 @@ def test_target_features_may_be_handed_in(name):
     assert not any(t.requires_grad for t in critic.encode_target(hr))
 
 
-def test_r19_r20_float32_island_inside_autocast(name):
+@pytest.mark.fault(19, 20)
+def test_float32_island_inside_autocast(name):
     critic = tiny(name)
     sr, hr = pair_for(critic)
     plain = critic.score(sr, hr)
@@ -117,7 +123,8 @@ def test_r19_r20_float32_island_inside_autocast(name):
         torch.testing.assert_close(half, critic.score(sr.to(dtype).float(), hr))
 
 
-def test_r07_r08_identical_constant_and_black_images_are_finite(name):
+@pytest.mark.fault(7, 8)
+def test_identical_constant_and_black_images_are_finite(name):
     critic = tiny(name)
     _, hr = pair_for(critic)
     for a, b in ((hr, hr), (hr * 0, hr * 0), (hr * 0 + 1, hr * 0), (hr * 0 + 0.5, hr)):
@@ -127,7 +134,8 @@ def test_r07_r08_identical_constant_and_black_images_are_finite(name):
         assert torch.isfinite(score).all() and torch.isfinite(gradient).all()
 
 
-def test_r18_memory_layout_does_not_matter(name):
+@pytest.mark.fault(18)
+def test_memory_layout_does_not_matter(name):
     critic = tiny(name, torch.float64)
     sr, hr = pair_for(critic, dtype=torch.float64)
     expected = critic.score(sr, hr)
@@ -144,7 +152,8 @@ def test_r18_memory_layout_does_not_matter(name):
         torch.testing.assert_close(*gradients, rtol=1e-7, atol=1e-12)
 
 
-def test_r15_empty_batch(name):
+@pytest.mark.fault(15)
+def test_empty_batch(name):
     critic = tiny(name)
     sr, hr = pair_for(critic)
     score = critic.score(sr[:0].requires_grad_(), hr[:0])
@@ -224,12 +233,14 @@ def refused(name, case):
         critic.score(*change(*pair_for(critic)))
 
 
+@pytest.mark.fault(1)
 @pytest.mark.parametrize("case", ["uint8", "8-bit float", "0..255 hr", "0..255 sr"])
-def test_r01_another_scale_or_dtype(name, case):
+def test_another_scale_or_dtype(name, case):
     refused(name, case)
 
 
-def test_r01_the_scale_is_looked_at_in_the_first_calls_only(name, monkeypatch):
+@pytest.mark.fault(1)
+def test_the_scale_is_looked_at_in_the_first_calls_only(name, monkeypatch):
     """On the CPU ``hr`` is looked at in every call; there is nothing to wait for."""
     critic = tiny(name)
     sr, hr = pair_for(critic)
@@ -241,39 +252,47 @@ def test_r01_the_scale_is_looked_at_in_the_first_calls_only(name, monkeypatch):
     assert looked == [True] * 3 + [False] * 2
 
 
+@pytest.mark.fault(5)
 @pytest.mark.parametrize("case", ["NaN in hr", "inf in hr"])
-def test_r05_a_reference_that_is_not_finite(name, case):
+def test_a_reference_that_is_not_finite(name, case):
     refused(name, case)
 
 
+@pytest.mark.fault(9)
 @pytest.mark.parametrize("case", ["sizes differ", "batch differs"])
-def test_r09_pair_of_different_sizes(name, case):
+def test_pair_of_different_sizes(name, case):
     refused(name, case)
 
 
+@pytest.mark.fault(10)
 @pytest.mark.parametrize("case", ["gray", "two channels", "rgba"])
-def test_r10_number_of_channels(name, case):
+def test_number_of_channels(name, case):
     refused(name, case)
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize("case", ["3-D", "5-D", "not a tensor"])
-def test_r11_number_of_dimensions(name, case):
+def test_number_of_dimensions(name, case):
     refused(name, case)
 
 
-def test_r12_channels_last_shape(name):
+@pytest.mark.fault(12)
+def test_channels_last_shape(name):
     refused(name, "channels last")
 
 
-def test_r13_smaller_than_the_critic_takes(name):
+@pytest.mark.fault(13)
+def test_smaller_than_the_critic_takes(name):
     refused(name, "too small")
 
 
-def test_r23_two_devices(name):
+@pytest.mark.fault(23)
+def test_two_devices(name):
     refused(name, "devices differ")
 
 
-def test_r02_overshoot_is_accepted_and_keeps_its_gradient(name):
+@pytest.mark.fault(2)
+def test_overshoot_is_accepted_and_keeps_its_gradient(name):
     critic = tiny(name)
     sr, hr = pair_for(critic)
     sr = (sr * 1.2 - 0.1).requires_grad_()
@@ -283,7 +302,8 @@ def test_r02_overshoot_is_accepted_and_keeps_its_gradient(name):
     assert outside.abs().max() > 0
 
 
-def test_r03_minus_one_to_one_data_warns_once(name):
+@pytest.mark.fault(3)
+def test_minus_one_to_one_data_warns_once(name):
     critic = tiny(name)
     sr, hr = pair_for(critic)
     with pytest.warns(UserWarning, match=r"\[-1, 1\] data"):
@@ -295,7 +315,8 @@ def test_r03_minus_one_to_one_data_warns_once(name):
         critic.score(sr * 2 - 1, hr * 2 - 1)
 
 
-def test_r29_inference_mode_targets_are_accepted(name):
+@pytest.mark.fault(29)
+def test_inference_mode_targets_are_accepted(name):
     critic = tiny(name)
     sr, hr = pair_for(critic)
     with torch.inference_mode():

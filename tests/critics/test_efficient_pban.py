@@ -10,14 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sr_perceptual_loss._checks import InputError, WeightsError
-from sr_perceptual_loss.critics.efficient_pban import (
+from sr_perceptual_loss.critics.efficient_pban.network import (
     NORMALISATIONS,
     EfficientPBAN,
     GroupShuffle,
     MultiBranchDeformConv,
     PBABlock,
 )
+from sr_perceptual_loss.errors import InputError, WeightsError
 
 
 @pytest.fixture

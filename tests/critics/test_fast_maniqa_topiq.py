@@ -10,11 +10,11 @@ from pairs import make_pair
 from torch import nn
 
 from sr_perceptual_loss import InputError
-from sr_perceptual_loss.critics._blocks.channel_attention import channel_attention, merged_maps
-from sr_perceptual_loss.critics._blocks.gated_pool import feature_distance, gated_pool
 from sr_perceptual_loss.critics.base import normalise
-from sr_perceptual_loss.critics.rqi_maniqa import HALF, RQIManiqa
-from sr_perceptual_loss.critics.rqi_topiq import DISTANCE_EPS, LEVELS, RQITopiq
+from sr_perceptual_loss.critics.rqi_maniqa.network import HALF, RQIManiqa
+from sr_perceptual_loss.critics.rqi_topiq.network import DISTANCE_EPS, LEVELS, RQITopiq
+from sr_perceptual_loss.ops.channel_attention import channel_attention, merged_maps
+from sr_perceptual_loss.ops.gated_pool import feature_distance, gated_pool
 
 
 class PlainManiqa(RQIManiqa):
@@ -99,7 +99,7 @@ def saved_bytes(critic, sr, hr, **options):
 @every
 def test_equal_to_the_plain_formulation_in_float64(kind):
     critic = plain(kind)
-    form = critic.for_scoring()
+    form = critic.inference_form()
     for sizes in ((2, 72, 85), (1, 64, 96)):
         sr, hr = images(critic, *sizes)
         score, gradient = score_and_gradient(critic, sr, hr)
@@ -116,7 +116,7 @@ def test_identical_images_give_the_same_finite_gradient(kind):
     critic = plain(kind)
     _, hr = images(critic)
     for score, found in zip(
-        score_and_gradient(critic, hr, hr), score_and_gradient(critic.for_scoring(), hr, hr), strict=True
+        score_and_gradient(critic, hr, hr), score_and_gradient(critic.inference_form(), hr, hr), strict=True
     ):
         assert torch.isfinite(found).all()
         torch.testing.assert_close(found, score, rtol=1e-8, atol=1e-10)
@@ -126,8 +126,8 @@ def test_identical_images_give_the_same_finite_gradient(kind):
 def test_the_form_keeps_the_contract(kind):
     critic = plain(kind, torch.float32)
     before = {name: (value.clone(), value._version) for name, value in critic.state_dict().items()}
-    form = critic.for_scoring()
-    assert form is not critic and form.for_scoring() is form
+    form = critic.inference_form()
+    assert form is not critic and form.inference_form() is form
     assert form.card is critic.card and form.input_size == critic.input_size and not form.training
     assert not any(p.requires_grad for p in form.parameters())
     sr, hr = images(critic, 3, dtype=torch.float32)
@@ -152,15 +152,15 @@ def test_the_form_keeps_the_contract(kind):
 def test_manual_override(kind):
     critic = plain(kind)
     critic.kernels = "reference"
-    assert critic.for_scoring() is critic
+    assert critic.inference_form() is critic
 
 
 @every
 def test_bf16_gives_float32_gradients_near_the_exact_ones(kind):
     critic = plain(kind, torch.float32)
     sr, hr = images(critic, dtype=torch.float32)
-    score, gradient = score_and_gradient(critic.for_scoring(), sr, hr)
-    form = critic.for_scoring()
+    score, gradient = score_and_gradient(critic.inference_form(), sr, hr)
+    form = critic.inference_form()
     form.autocast_dtype = torch.bfloat16
     found, found_gradient = score_and_gradient(form, sr, hr)
     assert found.dtype == found_gradient.dtype == torch.float32
@@ -172,7 +172,7 @@ def test_bf16_gives_float32_gradients_near_the_exact_ones(kind):
 @pytest.mark.parametrize(("kind", "limit"), [("maniqa 6x8", 0.95), ("topiq", 0.6), ("topiq bottleneck", 0.6)])
 def test_less_is_kept_for_the_gradient(kind, limit):
     critic = plain(kind, torch.float32)
-    form = critic.for_scoring()
+    form = critic.inference_form()
     sr, hr = images(critic, 1, 128, 128, dtype=torch.float32)
     reference = saved_bytes(critic, sr, hr)
     assert saved_bytes(form, sr, hr) <= limit * reference
@@ -181,18 +181,18 @@ def test_less_is_kept_for_the_gradient(kind, limit):
 
 
 def test_dead_parts_are_absent():
-    form = plain("maniqa 6x8").for_scoring()
+    form = plain("maniqa 6x8").inference_form()
     assert len(form.vit.blocks) == 5
     names = {name for name, _ in form.named_parameters()}
     assert not any(name.startswith(("vit.norm.", "vit.head.", "conv0_x2.")) or "downsample" in name for name in names)
-    names = {name for name, _ in plain("topiq").for_scoring().named_parameters()}
+    names = {name for name, _ in plain("topiq").inference_form().named_parameters()}
     assert names and not any(name.startswith("attn_blks.") and name.split(".")[3] == "self_attn" for name in names)
     assert any(name.startswith("sa_attn_blks.0.layers.0.self_attn") for name in names)
 
 
 def test_forms_share_unchanged_memory():
     critic = plain("maniqa")
-    form = critic.for_scoring()
+    form = critic.inference_form()
     assert form.vit.blocks[0].attn.qkv.weight.data_ptr() == critic.vit.blocks[0].attn.qkv.weight.data_ptr()
 
 

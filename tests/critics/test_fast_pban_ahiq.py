@@ -9,9 +9,9 @@ import torch
 from pairs import make_pair
 from torch import nn
 
-from sr_perceptual_loss._checks import InputError
-from sr_perceptual_loss.critics.efficient_pban import EfficientPBAN
-from sr_perceptual_loss.critics.rqi_ahiq import RQIAhiq
+from sr_perceptual_loss.critics.efficient_pban.network import EfficientPBAN
+from sr_perceptual_loss.critics.rqi_ahiq.network import RQIAhiq
+from sr_perceptual_loss.errors import InputError
 
 KINDS = ["pban sample", "pban batch", "ahiq 8", "ahiq 4", "ahiq 16"]
 
@@ -61,7 +61,7 @@ def assert_equal(found, wanted):
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_and_gradients_are_those_of_the_reference(kind):
     critic = build(kind)
-    form = critic.for_scoring()
+    form = critic.inference_form()
     sr, hr = pair_for(critic)
     wanted = score_and_gradient(reference(critic), sr, hr)
     assert_equal(score_and_gradient(critic, sr, hr), wanted)
@@ -71,10 +71,10 @@ def test_scores_and_gradients_are_those_of_the_reference(kind):
 
 @pytest.mark.parametrize("kind", ["pban sample", "ahiq 8"])
 def test_the_operator_can_be_chosen_in_the_prepared_critic(kind, monkeypatch):
-    from sr_perceptual_loss.critics._blocks import deformable
+    from sr_perceptual_loss.ops import deformable
 
     critic = build(kind)
-    form = critic.for_scoring()
+    form = critic.inference_form()
     sr, hr = pair_for(critic)
     wanted = score_and_gradient(form, sr, hr)
     form.kernels = "reference"
@@ -88,7 +88,7 @@ def test_the_operator_can_be_chosen_in_the_prepared_critic(kind, monkeypatch):
 @pytest.mark.parametrize("kind", ["pban sample", "pban batch", "ahiq 8"])
 def test_under_reference_kernels_nothing_is_prepared(kind):
     critic = reference(build(kind))
-    assert critic.for_scoring() is critic
+    assert critic.inference_form() is critic
 
 
 @pytest.mark.parametrize("sides", [(17, 17), (32, 33), (49, 200)])
@@ -96,13 +96,13 @@ def test_odd_and_smallest_sizes(sides):
     critic = build("pban sample")
     sr, hr = pair_for(critic, sides=sides)
     wanted = score_and_gradient(reference(critic), sr, hr)
-    assert_equal(score_and_gradient(critic.for_scoring(), sr, hr), wanted)
+    assert_equal(score_and_gradient(critic.inference_form(), sr, hr), wanted)
 
 
 def test_normalisation_per_role_is_kept():
     critic = build("pban sample", normalisation="published")
     pair = pair_for(critic)
-    assert_equal(score_and_gradient(critic.for_scoring(), *pair), score_and_gradient(critic, *pair))
+    assert_equal(score_and_gradient(critic.inference_form(), *pair), score_and_gradient(critic, *pair))
 
 
 @pytest.mark.parametrize("kind", ["pban sample", "ahiq 8"])
@@ -110,7 +110,7 @@ def test_the_original_stays_as_it_was(kind):
     critic = build(kind)
     critic.requires_grad_(True)
     before = {key: value.clone() for key, value in critic.state_dict().items()}
-    form = critic.for_scoring()
+    form = critic.inference_form()
     form.score(*pair_for(critic))
     form.float()
     after = critic.state_dict()
@@ -124,7 +124,7 @@ def test_the_original_stays_as_it_was(kind):
 def test_the_prepared_critic_is_a_frozen_critic(kind):
     critic = build(kind)
     critic.autocast_dtype = torch.bfloat16
-    form = critic.for_scoring()
+    form = critic.inference_form()
     assert (form.card, form.input_size, form.config) == (critic.card, critic.input_size, critic.config)
     assert form.autocast_dtype == torch.bfloat16 and form.kernels == "auto"
     form.autocast_dtype = None
@@ -145,7 +145,7 @@ def test_the_prepared_critic_is_a_frozen_critic(kind):
 
 @pytest.mark.parametrize("kind", ["pban sample", "ahiq 8"])
 def test_a_score_does_not_depend_on_batch_mates(kind):
-    form = build(kind).for_scoring()
+    form = build(kind).inference_form()
     sr, hr = pair_for(form, 3)
     sr[2] *= 0.1
     alone = torch.cat([form.score(sr[i : i + 1], hr[i : i + 1]) for i in range(3)])
@@ -154,15 +154,15 @@ def test_a_score_does_not_depend_on_batch_mates(kind):
 
 def test_folding_is_done_in_the_originals_precision():
     critic = build("pban sample", torch.float32)
-    assert {p.dtype for p in critic.for_scoring().parameters()} == {torch.float32}
+    assert {p.dtype for p in critic.inference_form().parameters()} == {torch.float32}
 
 
 def test_what_never_influences_the_score_is_absent():
     critic = build("ahiq 8")
-    keys = list(critic.for_scoring().state_dict())
+    keys = list(critic.inference_form().state_dict())
     assert not [key for key in keys if key.startswith(RQIAhiq.unused)]
     assert [key for key in keys if key.startswith("vit.blocks.4.")]
-    form = build("pban sample").for_scoring()
+    form = build("pban sample").inference_form()
     assert not [key for key in form.state_dict() if any(f"rest.{n}" in key for n in ("after_block3", "SE.subchannel."))]
     # Every parameter that is left reaches the score.
     form.requires_grad_(True)
@@ -201,5 +201,5 @@ def saved_bytes(critic, sr, hr):
 def test_fewer_bytes_are_kept_between_forward_and_backward(kind, config, sides, limit):
     critic = build(kind, torch.float32, **config)
     pair = pair_for(critic, 1, torch.float32, sides)
-    ratio = saved_bytes(critic.for_scoring(), *pair) / saved_bytes(reference(critic), *pair)
+    ratio = saved_bytes(critic.inference_form(), *pair) / saved_bytes(reference(critic), *pair)
     assert ratio < limit

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from pairs import make_pair
 
-from sr_perceptual_loss._checks import InputError
-from sr_perceptual_loss.critics._blocks.deformable import DeformableConv2d, deformable_conv
-from sr_perceptual_loss.critics.rqi_ahiq import NORMALISATIONS, RQIAhiq
+from sr_perceptual_loss.critics.rqi_ahiq.network import NORMALISATIONS, RQIAhiq
+from sr_perceptual_loss.errors import InputError
+from sr_perceptual_loss.ops.deformable import DeformableConv2d, deformable_conv
 
 
 @pytest.fixture

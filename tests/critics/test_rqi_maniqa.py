@@ -7,8 +7,7 @@ import json
 import pytest
 import torch
 
-from sr_perceptual_loss._checks import InputError, WeightsError
-from sr_perceptual_loss.critics.rqi_maniqa import (
+from sr_perceptual_loss.critics.rqi_maniqa.network import (
     RQIManiqa,
     SwinBlock,
     SwinStage,
@@ -16,6 +15,7 @@ from sr_perceptual_loss.critics.rqi_maniqa import (
     relative_position_index,
     shifted_window_mask,
 )
+from sr_perceptual_loss.errors import InputError, WeightsError
 
 
 @pytest.fixture

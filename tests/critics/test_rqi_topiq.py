@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sr_perceptual_loss._checks import InputError
-from sr_perceptual_loss.critics.rqi_topiq import CrossLayer, PyramidResNet, RQITopiq
+from sr_perceptual_loss.critics.rqi_topiq.network import CrossLayer, PyramidResNet, RQITopiq
+from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.weights.convert import convert
 
 IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).view(1, 3, 1, 1)

@@ -6,13 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sr_perceptual_loss._checks import InputError
 from sr_perceptual_loss.critics import haarpsi
-from sr_perceptual_loss.critics._blocks.sliced_wasserstein import sliced_likeness, slices
-from sr_perceptual_loss.critics._blocks.texture_bands import pyramid
-from sr_perceptual_loss.critics._blocks.texture_measures import STATISTICS, Window, likeness, measure
-from sr_perceptual_loss.critics.texture_stats import TextureStats
-from sr_perceptual_loss.functional.lattice import gaussian_means
+from sr_perceptual_loss.critics.texture_stats.bands import pyramid
+from sr_perceptual_loss.critics.texture_stats.critic import TextureStats
+from sr_perceptual_loss.critics.texture_stats.measures import STATISTICS, Window, likeness, measure
+from sr_perceptual_loss.critics.texture_stats.sliced_wasserstein import sliced_likeness, slices
+from sr_perceptual_loss.errors import InputError
+from sr_perceptual_loss.ops.lattice import gaussian_means
 
 
 def texture(seed: int, side: int = 96) -> torch.Tensor:

@@ -11,9 +11,9 @@ from accelerate import Accelerator
 from pairs import make_pair
 
 from sr_perceptual_loss import CriticLoss
-from sr_perceptual_loss._checks import NonFiniteError
-from sr_perceptual_loss.training import loop
-from sr_perceptual_loss.training.config import read_config
+from sr_perceptual_loss.errors import NonFiniteError
+from sr_perceptual_loss.lab.training import loop
+from sr_perceptual_loss.lab.training.config import read_config
 
 STEPS = 3
 

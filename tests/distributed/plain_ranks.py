@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sr_perceptual_loss import CriticLoss, SSIMPerceptualRatioLoss
-from sr_perceptual_loss._checks import NonFiniteError
 from sr_perceptual_loss.critics.base import Critic, CriticCard, SizeRule
-from sr_perceptual_loss.functional.balance import GradNormBalancer
+from sr_perceptual_loss.errors import NonFiniteError
+from sr_perceptual_loss.losses.balance import GradNormBalancer
 from sr_perceptual_loss.weights import store
 from sr_perceptual_loss.weights.manifest import WeightsEntry
 

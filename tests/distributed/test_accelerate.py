@@ -17,8 +17,9 @@ pytest.importorskip("accelerate", reason="accelerate (extra train) is not instal
 pytest.importorskip("scipy", reason="scipy (extra train) is not installed")
 
 
+@pytest.mark.fault(45)
 @pytest.mark.parametrize("ranks", RANKS)
-def test_r45_accelerate(tmp_path, ranks):
+def test_accelerate(tmp_path, ranks):
     content = {
         "out": str(tmp_path / "run"),
         "critic": {"name": "rqi_maniqa", "config": TINY},

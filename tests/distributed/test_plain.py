@@ -10,7 +10,7 @@ from local_hub import LocalHub
 from pairs import make_pair
 
 from sr_perceptual_loss import CriticLoss
-from sr_perceptual_loss.functional.balance import GradNormBalancer
+from sr_perceptual_loss.losses.balance import GradNormBalancer
 
 from .launching import RANKS, launch, written
 from .plain_ranks import PER_RANK, Small, network, train, weights_of
@@ -22,8 +22,9 @@ def served() -> LocalHub:
     return LocalHub(content.getvalue())
 
 
+@pytest.mark.fault(45)
 @pytest.mark.parametrize("ranks", RANKS)
-def test_r45_plain_ddp(tmp_path, ranks):
+def test_plain_ddp(tmp_path, ranks):
     """One start of the processes for everything, since starting them is what takes long."""
     with served() as hub:
         done = launch("plain_ranks.py", ranks, tmp_path, HF_ENDPOINT=hub.url, SRPL_HOME=str(tmp_path / "home"))
@@ -86,7 +87,8 @@ def r47_one_download(found, hub):
     assert len({rank["file"] for rank in found}) == 1
 
 
-def test_r46_wrapping_a_loss_in_ddp_is_refused_and_documented():
+@pytest.mark.fault(46)
+def test_wrapping_a_loss_in_ddp_is_refused_and_documented():
     """The message is torch's own; what to do instead stands in the guide to plain PyTorch."""
     from pathlib import Path
 

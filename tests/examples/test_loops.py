@@ -49,7 +49,8 @@ def check(results, before="before", after="after"):
     assert pairs and all(a["psnr_y"] != b["psnr_y"] for a, b in pairs)
 
 
-def test_r67_plain_pytorch(example, folder, tmp_path, capsys):
+@pytest.mark.fault(67)
+def test_plain_pytorch(example, folder, tmp_path, capsys):
     module, out = example("plain_pytorch"), tmp_path / "out"
     results = module.main(options(folder, out))
     check(results)
@@ -82,7 +83,8 @@ def test_weight_zero_is_a_control(example, folder, tmp_path):
     assert control["after"] != treated["after"]
 
 
-def test_r67_lightning(example, folder, tmp_path):
+@pytest.mark.fault(67)
+def test_lightning(example, folder, tmp_path):
     pytest.importorskip("lightning", reason="needs lightning")
     module, out = example("lightning_module"), tmp_path / "out"
     check(module.main(options(folder, out)))
@@ -93,8 +95,9 @@ def test_r67_lightning(example, folder, tmp_path):
     assert {id(p) for p in model.parameters()} == {id(p) for p in model.network.parameters()}
 
 
+@pytest.mark.fault(67)
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_r67_accelerate(example, folder, tmp_path, precision):
+def test_accelerate(example, folder, tmp_path, precision):
     pytest.importorskip("accelerate", reason="needs accelerate")
     module, out = example("accelerate_loop"), tmp_path / "out"
     try:

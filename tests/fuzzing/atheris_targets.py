@@ -12,7 +12,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["sr_perceptual_loss.weights", "sr_perceptual_loss.data"]):
+with atheris.instrument_imports(include=["sr_perceptual_loss.weights", "sr_perceptual_loss.lab.data"]):
     from fuzzing.bytes_of_files import IQA_LIST, LABELS, read_label_bytes, read_weight_bytes, weight_seeds
 
 PLACES = [(name, file) for name, files in LABELS.items() for file in files]

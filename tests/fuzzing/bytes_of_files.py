@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from sr_perceptual_loss._checks import InputError, WeightsError
-from sr_perceptual_loss.data.registry import read_labels
+from sr_perceptual_loss.errors import InputError, WeightsError
+from sr_perceptual_loss.lab.data.registry import read_labels
 from sr_perceptual_loss.weights.checkpoint import read_checkpoint, state_dict_in
 from sr_perceptual_loss.weights.container import read
 

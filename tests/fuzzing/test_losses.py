@@ -11,7 +11,7 @@ import torch
 from hypothesis import strategies as st
 
 from sr_perceptual_loss import CriticLoss, SSIMLoss, SSIMPerceptualRatioLoss
-from sr_perceptual_loss._checks import InputError, NonFiniteError
+from sr_perceptual_loss.errors import InputError, NonFiniteError
 
 from .twice import twice
 

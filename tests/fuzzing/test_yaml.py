@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pairs import make_pair
 
 from sr_perceptual_loss import CriticLoss, RQILoss, SSIMLoss, SSIMPerceptualRatioLoss
-from sr_perceptual_loss._checks import InputError, NonFiniteError, UnknownNameError, WeightsError
-from sr_perceptual_loss.training.config import TrainingConfig, read_config
+from sr_perceptual_loss.errors import InputError, NonFiniteError, UnknownNameError, WeightsError
+from sr_perceptual_loss.lab.training.config import TrainingConfig, read_config
 
 from .test_files import damaged
 from .twice import twice
@@ -121,7 +121,7 @@ def _built(cls, options):
     """As our registered classes do it: unknown keys are refused before the constructor is called."""
     import inspect
 
-    from sr_perceptual_loss._checks import check_known_keys
+    from sr_perceptual_loss.checks import check_known_keys
 
     check_known_keys(cls.__name__, options, [n for n in inspect.signature(cls.__init__).parameters if n != "self"])
     missing = [

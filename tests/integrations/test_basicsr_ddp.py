@@ -15,8 +15,9 @@ from .conftest import L1
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 
 
+@pytest.mark.fault(45)
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_r45_basicsr_ranks_agree(options, tmp_path, ranks):
+def test_basicsr_ranks_agree(options, tmp_path, ranks):
     critic = {"type": "CriticLoss", "critic": "haarpsi", "loss_weight": 0.5, "crops": {"size": 48}}
     train = {"pixel_opt": L1, "losses": [critic, {"type": "SpoiltLoss"}], "net_d_iters": 2}
     opt = options("PerceptualESRGANModel", train)

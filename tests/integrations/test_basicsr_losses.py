@@ -41,8 +41,9 @@ def broken_losses():
     LOSS_REGISTRY._obj_map.pop("NaNLoss")
 
 
+@pytest.mark.fault(67)
 @pytest.mark.parametrize("stock", ["SRModel", "SRGANModel", "ESRGANModel"])
-def test_r67_basicsr_stock_slot_and_our_list_take_the_same_step(build, stock):
+def test_basicsr_stock_slot_and_our_list_take_the_same_step(build, stock):
     in_slot = build(stock, {"pixel_opt": L1, "perceptual_opt": CRITIC})
     in_list = build(f"Perceptual{stock}", {"losses": [L1, CRITIC]})
     before = weights(in_slot)
@@ -105,7 +106,8 @@ def test_losses_learn_the_global_iteration(build):
     assert isinstance(loss, CriticLoss) and loss._iteration == 17
 
 
-def test_r67_basicsr_wrong_slot_says_so(build):
+@pytest.mark.fault(67)
+def test_basicsr_wrong_slot_says_so(build):
     model = build("SRModel", {"pixel_opt": CRITIC})
     with pytest.raises(InputError, match=r"CriticLoss\(haarpsi\) returns the pair .* stands in `pixel_opt`. Move"):
         model.optimize_parameters(1)
@@ -114,6 +116,7 @@ def test_r67_basicsr_wrong_slot_says_so(build):
         ours.optimize_parameters(1)
 
 
+@pytest.mark.fault(75)
 @pytest.mark.parametrize(
     ("train", "error", "words"),
     [
@@ -136,7 +139,7 @@ def test_r67_basicsr_wrong_slot_says_so(build):
         ({"losses": [{"type": "CriticLoss"}]}, InputError, r"losses\[0\] .*: `critic` is missing; one of .*haar"),
     ],
 )
-def test_r75_bad_yaml(build, train, error, words):
+def test_bad_yaml(build, train, error, words):
     if error is None:
         model = build("PerceptualSRModel", train)
         with pytest.raises(InputError, match=words):
@@ -159,8 +162,9 @@ def test_bad_yaml_of_gan_models(build, options):
         build("SRModel", {"pixel_opt": L1, "perceptual_opt": {"type": "CriticLoss"}})
 
 
+@pytest.mark.fault(4)
 @pytest.mark.parametrize("where", ["value", "gradient"])
-def test_r04_a_non_finite_loss_stops_before_the_optimizer_by_name(build, broken_losses, where, caplog):
+def test_a_non_finite_loss_stops_before_the_optimizer_by_name(build, broken_losses, where, caplog):
     bad = {"type": "NaNLoss", "where": where, "name": "culprit"}
     model = build("PerceptualSRModel", {"pixel_opt": L1, "losses": [CRITIC, bad], "ema_decay": 0.9})
     before, ema = weights(model), torch.cat([p.flatten() for p in model.net_g_ema.parameters()])
@@ -184,7 +188,8 @@ def test_a_non_finite_pixel_or_gan_loss_is_named_too(build, broken_losses):
     assert torch.equal(weights(gan), before)
 
 
-def test_r06_the_last_door_looks_at_the_gradients_of_the_network(build):
+@pytest.mark.fault(6)
+def test_the_last_door_looks_at_the_gradients_of_the_network(build):
     model = build("PerceptualSRModel", {"losses": [L1]})
     name, parameter = next(iter(model.net_g.named_parameters()))
     parameter.register_hook(lambda g: g * float("inf"))
@@ -206,7 +211,8 @@ def test_the_callers_option_tree_keeps_its_loss_keys(build, options):
     assert opt["train"]["losses"] == [CRITIC] and "perceptual_opt" not in opt["train"]
 
 
-def test_r35_r36_r37_frozen_in_a_basicsr_run(build):
+@pytest.mark.fault(35, 36, 37)
+def test_frozen_in_a_basicsr_run(build):
     entry = {"type": "EfficientPBANLoss", "weights": None, "critic_size": "tiny"}
     model = build("PerceptualSRModel", {"pixel_opt": L1, "losses": [entry], "ema_decay": 0.9})
     (loss,) = model.cri_perceptual.pair_losses().values()
@@ -258,7 +264,8 @@ def test_entries_with_equal_critics_hold_one(build):
     assert members["whole"].crops.size is None and members["crops"].crops.size == 16
 
 
-def test_r68_a_projects_own_loss_keeps_its_name_and_ours_gets_another(build, monkeypatch, caplog):
+@pytest.mark.fault(68)
+def test_a_projects_own_loss_keeps_its_name_and_ours_gets_another(build, monkeypatch, caplog):
     from basicsr.utils.registry import LOSS_REGISTRY
 
     from sr_perceptual_loss.integrations.basicsr import losses
@@ -275,7 +282,8 @@ def test_r68_a_projects_own_loss_keeps_its_name_and_ours_gets_another(build, mon
     assert 0 < model.log_dict["l_srplssim"] < 2
 
 
-def test_r68_registering_again_changes_nothing():
+@pytest.mark.fault(68)
+def test_registering_again_changes_nothing():
     from basicsr.utils.registry import LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
     from sr_perceptual_loss.integrations.basicsr import losses, metrics, models

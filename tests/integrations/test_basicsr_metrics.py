@@ -26,7 +26,8 @@ def images(height=64, width=72):
     return sr, hr, {"img": as_bgr(sr), "img2": as_bgr(hr)}
 
 
-def test_r70_equals_the_rgb_float_path(calculate):
+@pytest.mark.fault(70)
+def test_equals_the_rgb_float_path(calculate):
     sr, hr, data = images()
     expected = create_critic("haarpsi").score(sr[..., 4:-4, 4:-4], hr[..., 4:-4, 4:-4]).item()
     found = calculate(data, type="calculate_haarpsi", crop_border=4, better="higher")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 import os
 import re
 import subprocess
@@ -99,7 +101,8 @@ def test_under_torchrun(project):
     assert sorted(losses(log)) == [1, 2]
 
 
-def test_r75_errors_are_worded_and_exit_with_2(project):
+@pytest.mark.fault(75)
+def test_errors_are_worded_and_exit_with_2(project):
     folder, write = project
     log = start([*SRPL, "-opt", str(write("model", model_type="PerceptualCAModell"))], folder, code=2)
     assert "no model 'PerceptualCAModell' is registered" in log and "--import" in log
@@ -114,7 +117,8 @@ def test_r75_errors_are_worded_and_exit_with_2(project):
     assert "--script nowhere.py: no such file" in log
 
 
-def test_r69_without_basicsr_the_message_says_what_to_do(tmp_path):
+@pytest.mark.fault(69)
+def test_without_basicsr_the_message_says_what_to_do(tmp_path):
     code = (
         "from importlib.machinery import PathFinder\n"
         "real = PathFinder.find_spec\n"
@@ -132,7 +136,8 @@ def test_r69_without_basicsr_the_message_says_what_to_do(tmp_path):
     assert "The losses work without it." in log
 
 
-def test_r69_a_partial_folder_in_front_is_named(tmp_path):
+@pytest.mark.fault(69)
+def test_a_partial_folder_in_front_is_named(tmp_path):
     (tmp_path / "basicsr").mkdir()
     (tmp_path / "basicsr" / "__init__.py").write_text("from .archs import *\n")
     code = "try:\n    import sr_perceptual_loss.integrations.basicsr\nexcept ImportError as error:\n    print(error)\n"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sr_perceptual_loss import InputError
-from sr_perceptual_loss.losses.guard import HackingError, HackingGuard
+from sr_perceptual_loss.monitor.guard import HackingError, HackingGuard
 
 from .conftest import L1
 
@@ -86,7 +86,8 @@ def test_a_loss_that_is_off_is_not_called_and_its_gradient_is_zero(build, monkey
     assert log["l_haarpsi"] == log["l_l1"] == log["score_haarpsi"] == 0
 
 
-def test_r64_gated_gan_steps_do_not_shift_a_schedule(build):
+@pytest.mark.fault(64)
+def test_gated_gan_steps_do_not_shift_a_schedule(build):
     gates = {"net_d_iters": 2, "net_d_init_iters": 1}
     entries = [{**CRITIC, "schedule": {"ramp": 8}}]
     model = build("PerceptualSRGANModel", {"pixel_opt": L1, "losses": entries, **gates})
@@ -223,7 +224,8 @@ def resume(build, options, folder, iteration, train=None):
     return model
 
 
-def test_r40_an_interrupted_run_equals_an_uninterrupted_one_loss_by_loss(build, options, tmp_path, eager):
+@pytest.mark.fault(40)
+def test_an_interrupted_run_equals_an_uninterrupted_one_loss_by_loss(build, options, tmp_path, eager):
     whole_model = make(build, options, tmp_path / "whole")
     whole = steps(whole_model, range(1, 11))
     first = make(build, options, tmp_path / "halves")
@@ -277,7 +279,8 @@ def test_the_side_file_is_out_of_basicsrs_way(build, options, tmp_path):
     assert state["iter"] == 1 and state["guard"]["checks"] == 1 and side.stat().st_size < 30_000
 
 
-def test_r41_without_the_side_file_it_warns_and_schedules_go_on(build, options, tmp_path, basicsr_log):
+@pytest.mark.fault(41)
+def test_without_the_side_file_it_warns_and_schedules_go_on(build, options, tmp_path, basicsr_log):
     whole = steps(make(build, options, tmp_path / "whole"), range(1, 7))
     first = make(build, options, tmp_path)
     steps(first, range(1, 4))

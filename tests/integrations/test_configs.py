@@ -130,7 +130,7 @@ def test_patches_are_legal(config):
     assert gt // opt["scale"] % window == 0
     for entry in critic_entries(opt):
         name = entry.get("critic", {"RQILoss": "rqi_maniqa", "EfficientPBANLoss": "efficient_pban"}.get(entry["type"]))
-        rule, plan = get_card(name).input_size, CropPlan.of(entry.get("crops"))
+        rule, plan = get_card(name).input_size, CropPlan.from_config(entry.get("crops"))
         side = plan.size or rule.fixed or gt
         assert side <= gt and rule.accepts(side, side)
 

@@ -211,7 +211,8 @@ def test_range_mapping_keeps_or_turns_gradients():
 # --- the loss ---------------------------------------------------------------------------------------------------------
 
 
-def test_r67_diffusers_equals_the_sum_written_out(vae, scheduler, batch):
+@pytest.mark.fault(67)
+def test_diffusers_equals_the_sum_written_out(vae, scheduler, batch):
     _, noise, noisy, timesteps, target = batch
     loss = CriticLoss("haarpsi", loss_weight=0.3)
     latent = LatentLoss(loss, vae, scheduler=scheduler, max_timestep=250)
@@ -341,7 +342,8 @@ def test_descent_raises_the_score(vae, scheduler, batch):
     assert scores[-1] > scores[0] + 0.02
 
 
-def test_r67_diffusers_accelerate_accumulation_equals_one_large_batch(vae, scheduler, batch):
+@pytest.mark.fault(67)
+def test_diffusers_accelerate_accumulation_equals_one_large_batch(vae, scheduler, batch):
     accelerate = pytest.importorskip("accelerate", reason="extra 'train' is not installed")
     from accelerate.state import AcceleratorState
 

@@ -18,7 +18,7 @@ from pairs import make_pair
 from torch import nn
 
 from sr_perceptual_loss import CriticLoss, InputError, NonFiniteError, SSIMLoss
-from sr_perceptual_loss._checks import UnknownNameError
+from sr_perceptual_loss.errors import UnknownNameError
 from sr_perceptual_loss.integrations import kair
 
 from .host_standins import Scale

@@ -109,7 +109,7 @@ def test_a_write_that_fails_keeps_the_older_file(build, options, tmp_path, monke
 
 
 def test_a_damaged_state_of_our_losses_is_named(build, options, tmp_path):
-    from sr_perceptual_loss._checks import WeightsError
+    from sr_perceptual_loss.errors import WeightsError
 
     model = make(build, options, tmp_path, train=TRAIN)
     steps(model, [1, 2])

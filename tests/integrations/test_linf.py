@@ -48,7 +48,8 @@ def test_coordinates_are_pixel_centres():
     assert torch.equal(same, ramp)
 
 
-def test_r67_linf_range_is_undone_and_all_losses_see_one_sample():
+@pytest.mark.fault(67)
+def test_linf_range_is_undone_and_all_losses_see_one_sample():
     sr, hr = make_pair(2, 32, 32)
     network = Network(sr * 2 - 1)
     perceptual = LINFPerceptual(losses(), sub=0.5, div=[0.5, 0.5, 0.5])

@@ -13,7 +13,7 @@ import torch
 from pairs import make_pair
 
 from sr_perceptual_loss import CriticLoss, InputError, NonFiniteError, SSIMLoss, create_critic
-from sr_perceptual_loss._checks import InstallError
+from sr_perceptual_loss.errors import InstallError
 from sr_perceptual_loss.critics.registry import list_critics
 from sr_perceptual_loss.integrations import neosr
 
@@ -50,13 +50,15 @@ class Image:
 Image.__name__ = "image"
 
 
-def test_r68_neosr_all_losses_and_one_per_critic_are_registered_once(host):
+@pytest.mark.fault(68)
+def test_neosr_all_losses_and_one_per_critic_are_registered_once(host):
     assert {"CriticLoss", "RQILoss", "SSIMLoss", "haarpsiLoss"} <= set(host.names)
     assert {f"{critic}Loss" for critic in list_critics()} <= set(host.names)
     assert neosr.register() == host.names
 
 
-def test_r68_neosr_a_name_of_the_host_is_left_to_it(monkeypatch):
+@pytest.mark.fault(68)
+def test_neosr_a_name_of_the_host_is_left_to_it(monkeypatch):
     registries, _ = install(monkeypatch, "neosr", lower=False)
     theirs = type("SSIMLoss", (), {})
     registries.LOSS_REGISTRY.register(theirs)
@@ -66,7 +68,8 @@ def test_r68_neosr_a_name_of_the_host_is_left_to_it(monkeypatch):
     assert neosr.register() == names
 
 
-def test_r67_neosr_loss_applies_its_weight_and_returns_one_float32_tensor(host):
+@pytest.mark.fault(67)
+def test_neosr_loss_applies_its_weight_and_returns_one_float32_tensor(host):
     sr, hr = make_pair()
     loss = host.LOSS_REGISTRY.build({"type": "haarpsiLoss", "loss_weight": "5e-1"})
     value = loss(sr, hr)
@@ -123,7 +126,8 @@ def test_inference_tensor_as_target(host):
         assert float(leaf.grad.abs().max()) > 0
 
 
-def test_r22_overflow_of_a_scaled_fp16_gradient_is_left_to_the_scaler(host):
+@pytest.mark.fault(22)
+def test_overflow_of_a_scaled_fp16_gradient_is_left_to_the_scaler(host):
     sr, hr = make_pair()
     leaf = sr.half().requires_grad_()
     (host.LOSS_REGISTRY.build({"type": "haarpsiLoss"})(leaf, hr) * 2.0**30).backward()
@@ -169,7 +173,8 @@ def test_model_tells_the_iteration_that_neosr_logs(host, accumulate, expected):
     assert model.log_dict["score_perceptual"] == pytest.approx(-model.log_dict["l_g_percep"])
 
 
-def test_r78_second_closure_of_sam_sees_the_same_crops(host):
+@pytest.mark.fault(78)
+def test_second_closure_of_sam_sees_the_same_crops(host):
     host.MODEL_REGISTRY.register(Image)
     neosr.register_models()
     loss = host.LOSS_REGISTRY.build({"type": "haarpsiLoss", "crops": {"size": 16}})
@@ -183,7 +188,8 @@ def test_r78_second_closure_of_sam_sees_the_same_crops(host):
     assert first == second != other
 
 
-def test_r70_neosr_metric_takes_bgr_bytes_in_inference_mode(host):
+@pytest.mark.fault(70)
+def test_neosr_metric_takes_bgr_bytes_in_inference_mode(host):
     generator = np.random.default_rng(0)
     hr = generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)
     sr = np.clip(hr.astype(int) + generator.integers(-20, 21, hr.shape) * [1, 0, 0], 0, 255).astype(np.uint8)
@@ -200,7 +206,8 @@ def test_r70_neosr_metric_takes_bgr_bytes_in_inference_mode(host):
     assert abs(value - swapped) > 1e-4
 
 
-def test_r69_neosr_runner_outside_of_a_clone(tmp_path, monkeypatch):
+@pytest.mark.fault(69)
+def test_neosr_runner_outside_of_a_clone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InstallError, match="clone of neosr"):
         neosr.main()
@@ -225,8 +232,9 @@ def test_runner_registers_before_the_script_runs(tmp_path):
     assert out.stdout.split("\n")[0] == "haarpsiLoss ['-opt', 'x.toml']"
 
 
+@pytest.mark.fault(67)
 @pytest.mark.skipif("SRPL_NEOSR" not in os.environ, reason="needs SRPL_NEOSR=<root of a clone of neosr>")
-def test_r67_neosr_real_build_loss():
+def test_neosr_real_build_loss():
     code = (
         "import sys; sys.argv = ['train.py', '-opt', 'options/train_compact.toml']\n"  # neosr reads it when imported
         "import torch; from neosr.losses import build_loss; from sr_perceptual_loss.integrations import neosr\n"

@@ -12,7 +12,7 @@ import torch
 from pairs import make_pair
 
 from sr_perceptual_loss import CriticLoss, InputError, NonFiniteError, create_critic
-from sr_perceptual_loss._checks import InstallError
+from sr_perceptual_loss.errors import InstallError
 from sr_perceptual_loss.integrations import trainner
 
 from .host_standins import Scale, install
@@ -57,7 +57,8 @@ def entry(**options):
     return {"type": "haarpsiLoss", "loss_weight": 0.5, **options}
 
 
-def test_r67_trainner_applies_the_weight(host):
+@pytest.mark.fault(67)
+def test_trainner_applies_the_weight(host):
     sr, hr = make_pair()
     loss = host.LOSS_REGISTRY.build(entry(loss_weight="25e-2"))
     assert loss.loss_weight == 0.25
@@ -65,13 +66,15 @@ def test_r67_trainner_applies_the_weight(host):
     assert loss(sr, hr).shape == () and float(loss(sr, hr)) < 0
 
 
-def test_r68_trainner_names_in_lower_case_and_ours_beside_its_ssim(host):
+@pytest.mark.fault(68)
+def test_trainner_names_in_lower_case_and_ours_beside_its_ssim(host):
     assert "SRPLSSIMLoss" in host.names and "SSIMLoss" not in host.names
     assert "rqi_maniqaloss" in host.LOSS_REGISTRY.map and "criticloss" in host.LOSS_REGISTRY.map
     assert trainner.register() == host.names
 
 
-def test_r67_trainner_negative_weight_is_refused_with_the_reason(host):
+@pytest.mark.fault(67)
+def test_trainner_negative_weight_is_refused_with_the_reason(host):
     with pytest.raises(InputError, match="bicubic LR"):
         host.LOSS_REGISTRY.build(entry(loss_weight=-0.1))
 
@@ -135,7 +138,8 @@ def test_schedule_without_the_runner_and_nan(host):
         host.LOSS_REGISTRY.build(entry())(sr * float("inf"), hr)
 
 
-def test_r70_trainner_metric_takes_rgb_bytes_and_a_device(host):
+@pytest.mark.fault(70)
+def test_trainner_metric_takes_rgb_bytes_and_a_device(host):
     generator = np.random.default_rng(0)
     hr = generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)
     sr = np.clip(hr.astype(int) + generator.integers(-20, 21, hr.shape) * [1, 0, 0], 0, 255).astype(np.uint8)
@@ -154,14 +158,16 @@ def test_r70_trainner_metric_takes_rgb_bytes_and_a_device(host):
         host.METRIC_REGISTRY.get("calculate_haarpsi")(img=sr / 255, img2=hr, device="cpu")
 
 
-def test_r69_trainner_runner_outside_of_a_clone(tmp_path, monkeypatch):
+@pytest.mark.fault(69)
+def test_trainner_runner_outside_of_a_clone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InstallError, match="clone of traiNNer"):
         trainner.main()
 
 
+@pytest.mark.fault(67)
 @pytest.mark.skipif("SRPL_TRAINNER" not in os.environ, reason="needs SRPL_TRAINNER=<root of a clone of traiNNer-redux>")
-def test_r67_trainner_real_build_loss_and_models():
+def test_trainner_real_build_loss_and_models():
     code = (
         "import torch; from traiNNer.losses import build_loss; from sr_perceptual_loss.integrations import trainner\n"
         "names = trainner.register(); import traiNNer.models as m; stock = m.SRModel; trainner.install_models()\n"

@@ -19,7 +19,7 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils.registry import LOSS_REGISTRY
 
 import sr_perceptual_loss.integrations.basicsr  # noqa: F401
-from sr_perceptual_loss._checks import NonFiniteError
+from sr_perceptual_loss.errors import NonFiniteError
 
 
 @LOSS_REGISTRY.register()

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from pairs import make_pair
 
 from sr_perceptual_loss import CriticLoss, HackingGuard, SSIMLoss
-from sr_perceptual_loss.functional.balance import GradNormBalancer
+from sr_perceptual_loss.losses.balance import GradNormBalancer
 from sr_perceptual_loss.losses.ratio_loss import SSIMPerceptualRatioLoss
 
 

@@ -18,8 +18,8 @@ from sr_perceptual_loss import (
     WeightsError,
     create_critic,
 )
-from sr_perceptual_loss.functional.crops import crop_pairs
 from sr_perceptual_loss.losses.critic_loss import apply_form
+from sr_perceptual_loss.ops.crops import crop_pairs
 
 
 class Probe(Critic):
@@ -114,7 +114,8 @@ def test_crops_are_averaged_per_image():
     assert not torch.equal(loss(sr, hr), value), "the second call should draw other boxes"
 
 
-def test_r40_r42_crops_follow_the_global_iteration_after_an_interruption():
+@pytest.mark.fault(40, 42)
+def test_crops_follow_the_global_iteration_after_an_interruption():
     sr, hr = make_pair(2, 64, 80)
     options = {"crops": {"size": 24, "count": 2}}
 
@@ -130,7 +131,8 @@ def test_r40_r42_crops_follow_the_global_iteration_after_an_interruption():
     assert run(range(1, 4)) + run(range(4, 9)) == whole
 
 
-def test_r13_a_critic_of_fixed_size_sees_crops_of_it():
+@pytest.mark.fault(13)
+def test_a_critic_of_fixed_size_sees_crops_of_it():
     critic = create_critic("rqi_maniqa", weights=None, size="tiny")
     side = critic.input_size.fixed
     loss = CriticLoss(critic)
@@ -145,7 +147,8 @@ def test_r13_a_critic_of_fixed_size_sees_crops_of_it():
     assert torch.isfinite(CriticLoss(critic, crops={"small": "resize"})(*small))
 
 
-def test_r13_a_crop_that_the_critic_cannot_take_fails_at_construction():
+@pytest.mark.fault(13)
+def test_a_crop_that_the_critic_cannot_take_fails_at_construction():
     critic = create_critic("rqi_maniqa", weights=None, size="tiny")
     with pytest.raises(InputError, match="takes exactly"):
         CriticLoss(critic, crops=24)
@@ -153,7 +156,8 @@ def test_r13_a_crop_that_the_critic_cannot_take_fails_at_construction():
         CriticLoss("haarpsi", crops={"size": 8})
 
 
-def test_r19_r27_no_gradient_reaches_hr_and_half_inputs_get_half_gradients():
+@pytest.mark.fault(19, 27)
+def test_no_gradient_reaches_hr_and_half_inputs_get_half_gradients():
     sr, hr = make_pair(2, 32, 32)
     sr, hr = sr.bfloat16().requires_grad_(), hr.requires_grad_()
     value = CriticLoss("haarpsi")(sr, hr)
@@ -162,7 +166,8 @@ def test_r19_r27_no_gradient_reaches_hr_and_half_inputs_get_half_gradients():
     assert sr.grad.abs().sum() > 0 and hr.grad is None
 
 
-def test_r20_autocast_changes_nothing():
+@pytest.mark.fault(20)
+def test_autocast_changes_nothing():
     sr, hr = make_pair(2, 32, 32)
     loss = CriticLoss("efficient_pban", weights=None, critic_size="tiny")
     expected = loss(sr, hr)
@@ -172,7 +177,8 @@ def test_r20_autocast_changes_nothing():
     torch.testing.assert_close(inside, expected)
 
 
-def test_r29_under_no_grad_and_inference_mode():
+@pytest.mark.fault(29)
+def test_under_no_grad_and_inference_mode():
     sr, hr = make_pair(1, 32, 32)
     loss = CriticLoss("haarpsi")
     expected = loss(sr, hr)
@@ -182,7 +188,8 @@ def test_r29_under_no_grad_and_inference_mode():
         assert torch.equal(loss(sr, hr), expected)
 
 
-def test_r15_an_empty_batch_is_a_zero_on_the_graph():
+@pytest.mark.fault(15)
+def test_an_empty_batch_is_a_zero_on_the_graph():
     sr, hr = make_pair(1, 32, 32)
     sr = sr[:0].requires_grad_()
     value = CriticLoss("haarpsi")(sr, hr[:0])
@@ -190,7 +197,8 @@ def test_r15_an_empty_batch_is_a_zero_on_the_graph():
     assert value.item() == 0 and sr.grad.shape == sr.shape
 
 
-def test_r04_r06_non_finite_values_and_gradients_stop_by_name():
+@pytest.mark.fault(4, 6)
+def test_non_finite_values_and_gradients_stop_by_name():
     sr, hr = make_pair(2, 16, 16)
     sr.requires_grad_()
     with pytest.raises(NonFiniteError, match=r"CriticLoss\(probe\): the value of image 1 of the batch is nan"):
@@ -204,7 +212,8 @@ def test_r04_r06_non_finite_values_and_gradients_stop_by_name():
         CriticLoss("haarpsi")(bad, hr)
 
 
-def test_r04_r06_non_finite_skip_gives_a_zero_on_the_graph(caplog):
+@pytest.mark.fault(4, 6)
+def test_non_finite_skip_gives_a_zero_on_the_graph(caplog):
     sr, hr = make_pair(2, 16, 16)
     sr.requires_grad_()
     value = CriticLoss(Probe(bad="value"), on_nonfinite="skip")(sr, hr)
@@ -217,7 +226,8 @@ def test_r04_r06_non_finite_skip_gives_a_zero_on_the_graph(caplog):
     assert torch.isnan(CriticLoss(Probe(bad="value"), on_nonfinite="propagate")(sr, hr))
 
 
-def test_r31_gradients_of_two_losses_add():
+@pytest.mark.fault(31)
+def test_gradients_of_two_losses_add():
     sr, hr = make_pair(1, 32, 32)
     sr.requires_grad_()
     one, two = CriticLoss("haarpsi", loss_weight=2.0), CriticLoss(Probe(), loss_weight=3.0)
@@ -226,7 +236,8 @@ def test_r31_gradients_of_two_losses_add():
     torch.testing.assert_close(sr.grad, gradients[0] + gradients[1])
 
 
-def test_r42_r44_construction_touches_no_global_state():
+@pytest.mark.fault(42, 44)
+def test_construction_touches_no_global_state():
     state, benchmark = torch.get_rng_state(), torch.backends.cudnn.benchmark
     CriticLoss("efficient_pban", weights=None, critic_size="tiny")
     RQILoss(weights=None, critic_size="tiny")

@@ -29,7 +29,8 @@ class Host(nn.Module):
         self.loss = loss
 
 
-def test_r36_r37_nothing_of_the_critic_is_reachable_from_the_host():
+@pytest.mark.fault(36, 37)
+def test_nothing_of_the_critic_is_reachable_from_the_host():
     host = Host(tiny_loss())
     net = set(host.net.parameters())
     assert set(host.parameters()) == net
@@ -41,7 +42,8 @@ def test_r36_r37_nothing_of_the_critic_is_reachable_from_the_host():
     assert buffer.tell() < 10_000
 
 
-def test_r28_r33_r35_r37_a_hostile_training_run_leaves_every_tensor_and_flag():
+@pytest.mark.fault(28, 33, 35, 37)
+def test_a_hostile_training_run_leaves_every_tensor_and_flag():
     loss = tiny_loss()
     before = loss.frozen.digest()
     host = Host(loss)
@@ -66,8 +68,9 @@ def test_r28_r33_r35_r37_a_hostile_training_run_leaves_every_tensor_and_flag():
     assert not any(p.requires_grad or p.grad is not None for p in critic.parameters())
 
 
+@pytest.mark.fault(33, 34)
 @pytest.mark.parametrize("name", ["efficient_pban", "rqi_maniqa", "rqi_topiq"])
-def test_r33_r34_modes_of_the_parent_change_no_score(name):
+def test_modes_of_the_parent_change_no_score(name):
     """Dropout and batch norm statistics of the critic stay out of a host's training and validation."""
     host = Host(CriticLoss(tiny(name), crops={"position": "center"}))
     before = host.loss.frozen.digest()
@@ -93,7 +96,8 @@ def test_digest_sees_one_changed_value():
     assert loss.frozen.digest() != before
 
 
-def test_r24_double_is_followed_and_half_is_not():
+@pytest.mark.fault(24)
+def test_double_is_followed_and_half_is_not():
     loss = tiny_loss()
     parameter = next(loss.critic.parameters())
     loss.half()
@@ -111,7 +115,8 @@ def test_r24_double_is_followed_and_half_is_not():
     assert next(loss.critic.parameters()).device.type == "meta"
 
 
-def test_r38_copies_share_the_critic():
+@pytest.mark.fault(38)
+def test_copies_share_the_critic():
     loss = tiny_loss()
     twin = copy.deepcopy(loss)
     assert twin.critic is loss.critic and twin is not loss
@@ -121,7 +126,8 @@ def test_r38_copies_share_the_critic():
     assert torch.equal(twin(sr, hr), loss(sr, hr))
 
 
-def test_r39_pickle_by_name_and_weights(tmp_path):
+@pytest.mark.fault(39)
+def test_pickle_by_name_and_weights(tmp_path):
     path = tmp_path / "w.safetensors"
     save_weights(create_critic("efficient_pban", weights=None, size="tiny"), path)
     loss = CriticLoss("efficient_pban", weights=path, crops={"size": 32, "seed": 7})
@@ -139,7 +145,8 @@ def test_r39_pickle_by_name_and_weights(tmp_path):
         pickle.loads(data)
 
 
-def test_r39_pickle_of_random_weights_carries_them():
+@pytest.mark.fault(39)
+def test_pickle_of_random_weights_carries_them():
     loss = tiny_loss()
     other = pickle.loads(pickle.dumps(loss))
     assert other.frozen.digest() == loss.frozen.digest()
@@ -194,7 +201,8 @@ def test_the_form_follows_moves_casts_weights_and_settings():
     assert frozen.form is critic
 
 
-def test_r38_r39_copies_share_the_form_and_pickles_make_their_own():
+@pytest.mark.fault(38, 39)
+def test_copies_share_the_form_and_pickles_make_their_own():
     loss = CriticLoss("rqi_topiq", weights=None, critic_size="tiny")
     form = loss.frozen.form
     assert copy.deepcopy(loss).frozen.form is form
@@ -204,7 +212,8 @@ def test_r38_r39_copies_share_the_form_and_pickles_make_their_own():
     assert torch.equal(other(sr, hr), loss(sr, hr))
 
 
-def test_r29_a_form_made_in_inference_mode_can_be_used_in_training():
+@pytest.mark.fault(29)
+def test_a_form_made_in_inference_mode_can_be_used_in_training():
     loss = CriticLoss("rqi_topiq", weights=None, critic_size="tiny")
     sr, hr = make_pair(1, 48, 48)
     with torch.inference_mode():

@@ -57,7 +57,8 @@ print(json.dumps(found))
 """
 
 
-def test_r42_r44_import_construction_call_and_exception_change_nothing():
+@pytest.mark.fault(42, 44)
+def test_import_construction_call_and_exception_change_nothing():
     """In a process of its own, since this one has imported everything."""
     done = subprocess.run(
         [sys.executable, "-c", STATE],
@@ -83,8 +84,9 @@ def run(loss, steps=4, **options):
     return values
 
 
+@pytest.mark.fault(42)
 @pytest.mark.parametrize("kind", ["critic", "ratio"])
-def test_r42_same_seed_same_losses_whatever_the_global_state(kind):
+def test_same_seed_same_losses_whatever_the_global_state(kind):
     make = {
         "critic": lambda seed: CriticLoss("haarpsi", crops={"size": 24, "count": 2, "seed": seed}),
         "ratio": lambda seed: SSIMPerceptualRatioLoss("haarpsi", crops={"size": 24, "seed": seed}),
@@ -101,7 +103,8 @@ def test_r42_same_seed_same_losses_whatever_the_global_state(kind):
     assert run(make(8)) != first and len(set(first)) == len(first)
 
 
-def test_r43_deterministic_algorithms(build):
+@pytest.mark.fault(43)
+def test_deterministic_algorithms(build):
     sr, hr = make_pair(2, 48, 48)
     torch.use_deterministic_algorithms(True)
     try:
@@ -116,7 +119,8 @@ def test_r43_deterministic_algorithms(build):
     assert torch.equal(*gradients)
 
 
-def test_r44_cudnn_flags_of_the_host_stay(build):
+@pytest.mark.fault(44)
+def test_cudnn_flags_of_the_host_stay(build):
     cudnn = torch.backends.cudnn
     before = (cudnn.benchmark, cudnn.deterministic)
     sr, hr = make_pair(1, 40, 44)
@@ -160,8 +164,9 @@ THREADED = {
 }
 
 
+@pytest.mark.fault(48)
 @pytest.mark.parametrize("kind", THREADED)
-def test_r48_threads_that_share_a_loss(kind):
+def test_threads_that_share_a_loss(kind):
     """Each thread has its own reference; the first calls, which make the critic's form, are made at once."""
     pairs = [make_pair(1, 48, 48, seed=seed) for seed in range(3)]
     alone, shared = THREADED[kind](), THREADED[kind]()
@@ -174,7 +179,8 @@ def test_r48_threads_that_share_a_loss(kind):
         torch.testing.assert_close(result, expected[number], rtol=1e-5, atol=1e-6)
 
 
-def test_r48_threads_with_keys_and_onlookers():
+@pytest.mark.fault(48)
+def test_threads_with_keys_and_onlookers():
     """Keys of one thread never name the pictures of another; a guard's look changes no boxes."""
     loss = CriticLoss("haarpsi", reduction="none", target_cache=1, crops={"size": 24, "position": "grid", "count": 2})
     pairs = {name: make_pair(1, 48, 48, seed=seed) for seed, name in enumerate("abcd")}
@@ -213,9 +219,10 @@ class Shaky(Critic):
         return target[0] - ((sr - hr) ** 2).mean((1, 2, 3))
 
 
+@pytest.mark.fault(49)
 @pytest.mark.parametrize("fails", ["encode", "compare"])
 @pytest.mark.parametrize("make", [CriticLoss, SSIMPerceptualRatioLoss])
-def test_r49_the_call_after_an_exception(make, fails):
+def test_the_call_after_an_exception(make, fails):
     (sr, hr), (other, reference) = make_pair(2, 24, 24), make_pair(2, 24, 24, seed=1)
     loss, fresh = (make(Shaky(), crops={"size": 12, "count": 2}) for _ in range(2))
     loss.step(3)
@@ -229,7 +236,8 @@ def test_r49_the_call_after_an_exception(make, fails):
     torch.testing.assert_close(found, wanted)
 
 
-def test_r49_a_non_finite_value_leaves_nothing_behind(build):
+@pytest.mark.fault(49)
+def test_a_non_finite_value_leaves_nothing_behind(build):
     sr, hr = make_pair(2, 40, 44)
     loss, fresh = build(), build()
     for bad in ((sr * float("nan"), hr), (sr, hr * 255), (sr[:, :, :-1], hr)):
@@ -240,7 +248,8 @@ def test_r49_a_non_finite_value_leaves_nothing_behind(build):
     assert loss.state_dict() == fresh.state_dict()
 
 
-def test_r48_two_critics_at_once():
+@pytest.mark.fault(48)
+def test_two_critics_at_once():
     """Nothing of a critic's pass is kept in the critic."""
     critic = tiny("rqi_ahiq")
     pairs = [pair_for(critic, 1, seed=seed) for seed in range(3)]

@@ -25,7 +25,8 @@ def gradient(loss, sr, hr):
     return torch.autograd.grad(loss(x, hr), x)[0]
 
 
-def test_r25_leaf_image(build):
+@pytest.mark.fault(25)
+def test_leaf_image(build):
     sr, hr = make_pair(2, 40, 44, dtype=torch.float64)
     x = sr.clone().requires_grad_()
     loss = wide(build)
@@ -34,12 +35,13 @@ def test_r25_leaf_image(build):
     assert (x.grad.flatten(1).norm(dim=1) > 1e-9).all()
 
 
+@pytest.mark.fault(25)
 @pytest.mark.parametrize(
     "loss",
     [CriticLoss("haarpsi"), SSIMLoss(), SSIMPerceptualRatioLoss("haarpsi", loss_balance="weighted_sum")],
     ids=["critic", "ssim", "ratio"],
 )
-def test_r25_directional_derivative(loss):
+def test_directional_derivative(loss):
     """The balanced losses are left out: their gradient is made, and is not that of their value."""
     sr, hr = make_pair(1, 32, 36, dtype=torch.float64)
     found = gradient(loss, sr, hr)
@@ -49,15 +51,17 @@ def test_r25_directional_derivative(loss):
     torch.testing.assert_close(change, (found * direction).sum(), rtol=1e-3, atol=1e-9)
 
 
+@pytest.mark.fault(26)
 @pytest.mark.parametrize("name", ["efficient_pban", "rqi_ahiq"])
-def test_r26_gradcheck_of_critics_with_deformable_offsets(name):
+def test_gradcheck_of_critics_with_deformable_offsets(name):
     loss = CriticLoss(tiny(name, torch.float64), reduction="none")
     side = loss.critic.input_size.fixed or max(17, loss.critic.input_size.minimum)
     sr, hr = make_pair(1, side, side, dtype=torch.float64)
     assert torch.autograd.gradcheck(loss, (sr.requires_grad_(), hr), fast_mode=True, eps=1e-7, atol=1e-4, rtol=1e-3)
 
 
-def test_r27_r28_no_gradient_to_target_or_critic(build):
+@pytest.mark.fault(27, 28)
+def test_no_gradient_to_target_or_critic(build):
     sr, hr = make_pair(2, 40, 44)
     hr.requires_grad_()
     loss = build()
@@ -68,7 +72,8 @@ def test_r27_r28_no_gradient_to_target_or_critic(build):
         assert all(p.grad is None and not p.requires_grad for p in critic.parameters())
 
 
-def test_r29_under_no_grad_and_inference_mode(build):
+@pytest.mark.fault(29)
+def test_under_no_grad_and_inference_mode(build):
     sr, hr = make_pair(1, 40, 44)
     loss = build()
     expected = loss(sr.clone().requires_grad_(), hr).detach()
@@ -83,12 +88,13 @@ def test_r29_under_no_grad_and_inference_mode(build):
     assert x.grad.abs().sum() > 0
 
 
+@pytest.mark.fault(30)
 @pytest.mark.parametrize(
     "loss",
     [CriticLoss("haarpsi"), SSIMLoss(), SSIMPerceptualRatioLoss("haarpsi", loss_balance="weighted_sum")],
     ids=["critic", "ssim", "ratio"],
 )
-def test_r30_double_backward_of_formulas(loss):
+def test_double_backward_of_formulas(loss):
     sr, hr = make_pair(1, 24, 24, dtype=torch.float64)
     x = sr.clone().requires_grad_()
     (first,) = torch.autograd.grad(loss(x, hr), x, create_graph=True)
@@ -99,7 +105,8 @@ def test_r30_double_backward_of_formulas(loss):
     torch.testing.assert_close((sizes[0] - sizes[1]) / (2 * step), second.norm(), rtol=1e-3, atol=1e-12)
 
 
-def test_r30_what_has_no_second_derivative_says_so():
+@pytest.mark.fault(30)
+def test_what_has_no_second_derivative_says_so():
     sr, hr = make_pair(1, 24, 24, dtype=torch.float64)
     x = sr.clone().requires_grad_()
     with pytest.raises(InputError, match=r"second derivatives \(create_graph=True\).*loss_balance: weighted_sum"):
@@ -108,8 +115,9 @@ def test_r30_what_has_no_second_derivative_says_so():
         torch.autograd.grad(CriticLoss(tiny("efficient_pban", torch.float64))(x, hr), x, create_graph=True)
 
 
+@pytest.mark.fault(30)
 @pytest.mark.parametrize("name", ["rqi_ahiq", "rqi_maniqa", "rqi_topiq"])
-def test_r30_learned_critics_work_or_say_so(name):
+def test_learned_critics_work_or_say_so(name):
     critic = tiny(name, torch.float64)
     sr, hr = pair_for(critic, 1, dtype=torch.float64)
     x = sr.requires_grad_()
@@ -119,8 +127,9 @@ def test_r30_learned_critics_work_or_say_so(name):
         torch.autograd.grad(first.square().sum(), x)
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize("balanced", [False, True])
-def test_r31_accumulation_adds_gradients_and_counts_one_step(balanced):
+def test_accumulation_adds_gradients_and_counts_one_step(balanced):
     sr, hr = make_pair(4, 32, 32, dtype=torch.float64)
     options = {"schedule": {"start": 2, "ramp": 4}}
     loss = SSIMPerceptualRatioLoss("haarpsi", **options) if balanced else CriticLoss("haarpsi", **options)
@@ -135,8 +144,9 @@ def test_r31_accumulation_adds_gradients_and_counts_one_step(balanced):
         torch.testing.assert_close(x.grad, gradient(loss, sr, hr))
 
 
+@pytest.mark.fault(32)
 @pytest.mark.parametrize("kind", ["haarpsi", "learned", "ssim", "ratio-sum"])
-def test_r32_checkpointing_on_against_off(kind):
+def test_checkpointing_on_against_off(kind):
     loss = {
         "haarpsi": lambda: CriticLoss("haarpsi", crops={"size": 24, "count": 2}),
         "learned": lambda: CriticLoss(tiny("efficient_pban", torch.float64)),
@@ -180,7 +190,8 @@ def sam(network, loss, optimizer, sr, hr, radius=0.05):
     return [float(v.detach()) for v in values]
 
 
-def test_r78_two_evaluations_in_a_step_count_once():
+@pytest.mark.fault(78)
+def test_two_evaluations_in_a_step_count_once():
     """Schedule, crop boxes and averages of a balance follow the iteration, not the calls."""
     torch.manual_seed(0)
     network = nn.Conv2d(3, 3, 3, padding=1)

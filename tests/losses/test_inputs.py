@@ -11,8 +11,8 @@ from tiny_critics import pair_for, tiny
 
 from sr_perceptual_loss import CriticLoss, InputError, SSIMLoss, create_critic
 from sr_perceptual_loss.losses import base
-from sr_perceptual_loss.losses.guard import HackingGuard
 from sr_perceptual_loss.losses.ratio_loss import SSIMPerceptualRatioLoss
+from sr_perceptual_loss.monitor.guard import HackingGuard
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -23,7 +23,8 @@ def refused(build, words, sr, hr):
             build()(image, hr)
 
 
-def test_r01_another_scale_or_dtype(build):
+@pytest.mark.fault(1)
+def test_another_scale_or_dtype(build):
     sr, hr = make_pair(2, 32, 32)
     refused(build, r"hr: values reach .* \(from .* to .*expected RGB in \[0, 1\].*divide by 255", sr, hr * 255)
     refused(build, r"sr: values average at .* \(from .* to .*expected RGB in \[0, 1\].*divide by 255", sr * 255, hr)
@@ -31,7 +32,8 @@ def test_r01_another_scale_or_dtype(build):
     assert issubclass(InputError, ValueError)
 
 
-def test_r01_losses_without_a_critic_look_in_the_first_calls_only(monkeypatch):
+@pytest.mark.fault(1)
+def test_losses_without_a_critic_look_in_the_first_calls_only(monkeypatch):
     looked = []
     monkeypatch.setattr(base, "check_range", lambda sr, hr: looked.append(1) and False)
     sr, hr = make_pair(1, 32, 32)
@@ -42,7 +44,8 @@ def test_r01_losses_without_a_critic_look_in_the_first_calls_only(monkeypatch):
         assert len(looked) == 3
 
 
-def test_r02_overshoot_keeps_its_gradient_and_the_guard_logs_it(build):
+@pytest.mark.fault(2)
+def test_overshoot_keeps_its_gradient_and_the_guard_logs_it(build):
     sr, hr = make_pair(2, 48, 48)
     sr = (sr * 1.1 - 0.05).requires_grad_()
     outside = (sr > 1) | (sr < 0)
@@ -55,7 +58,8 @@ def test_r02_overshoot_keeps_its_gradient_and_the_guard_logs_it(build):
     assert guard.logs()["guard_overshoot"] == pytest.approx(float(outside.float().mean()))
 
 
-def test_r03_minus_one_to_one_data_warns_once(build):
+@pytest.mark.fault(3)
+def test_minus_one_to_one_data_warns_once(build):
     sr, hr = make_pair(2, 48, 48)
     loss = build()
     with pytest.warns(UserWarning, match=r"\[-1, 1\] data does.*image \* 0.5 \+ 0.5") as seen:
@@ -66,31 +70,36 @@ def test_r03_minus_one_to_one_data_warns_once(build):
         loss(sr * 2 - 1, hr * 2 - 1)
 
 
-def test_r09_pair_of_different_sizes(build):
+@pytest.mark.fault(9)
+def test_pair_of_different_sizes(build):
     sr, hr = make_pair(2, 32, 40)
     refused(build, r"differ in shape: \(2, 3, 32, 40\) and \(2, 3, 32, 39\)", sr, hr[..., :-1])
     refused(build, r"differ in shape: \(2, 3, 32, 40\) and \(1, 3, 32, 40\)", sr, hr[:1])
 
 
+@pytest.mark.fault(10)
 @pytest.mark.parametrize(("channels", "words"), [(1, r"expand\(-1, 3"), (2, "got 2 channel"), (4, "drop an alpha")])
-def test_r10_number_of_channels(build, channels, words):
+def test_number_of_channels(build, channels, words):
     sr, hr = (torch.cat([image, image], 1)[:, :channels] for image in make_pair(1, 32, 40))
     refused(build, words, sr.clone(), hr)
 
 
-def test_r11_number_of_dimensions(build):
+@pytest.mark.fault(11)
+def test_number_of_dimensions(build):
     sr, hr = make_pair(2, 32, 32)
     refused(build, r"got shape \(3, 32, 32\), expected 4 dimensions.*unsqueeze\(0\)", sr[0].clone(), hr[0])
     refused(build, "flatten the frames of a video into N", sr[None].clone(), hr[None])
     refused(build, "got ndarray, expected a torch.Tensor", sr.numpy(), hr)
 
 
-def test_r12_channels_last_shape(build):
+@pytest.mark.fault(12)
+def test_channels_last_shape(build):
     sr, hr = (image.permute(0, 2, 3, 1) for image in make_pair(1, 32, 32))
     refused(build, r"expected channels first .*image.permute\(0, 3, 1, 2\)", sr.clone(), hr)
 
 
-def test_r13_smaller_than_the_crop():
+@pytest.mark.fault(13)
+def test_smaller_than_the_crop():
     sr, hr = make_pair(2, 48, 48)
     with pytest.raises(InputError, match=r"got 48x48 patches, the crop needs 224x224\. Set gt_size: 224 or larger"):
         CriticLoss("haarpsi", crops=224)(sr, hr)
@@ -104,12 +113,14 @@ def test_r13_smaller_than_the_crop():
             assert torch.isfinite(value) and (x.grad.flatten(1).abs().sum(1) > 0).all(), (crops, dtype)
 
 
-def test_r13_smaller_than_a_critic_or_window_takes(build):
+@pytest.mark.fault(13)
+def test_smaller_than_a_critic_or_window_takes(build):
     refused(build, "got 9x9, (takes|needs) sides >= ", *make_pair(1, 9, 9))
 
 
+@pytest.mark.fault(14)
 @pytest.mark.parametrize("size", [(223, 385), (225, 224), (97, 131)])
-def test_r14_odd_sizes_are_the_cropped_reference(size):
+def test_odd_sizes_are_the_cropped_reference(size):
     """A loss on crops of an odd image sees what cutting it by hand gives."""
     sr, hr = make_pair(1, *size)
     for critic, side in ((create_critic("haarpsi"), 64), (tiny("rqi_maniqa"), None), (tiny("efficient_pban"), 48)):
@@ -124,15 +135,17 @@ def test_r14_odd_sizes_are_the_cropped_reference(size):
         assert x.grad[cut].abs().sum() > 0 and x.grad.count_nonzero() <= 3 * side * side
 
 
-def test_r14_odd_sizes_as_a_whole(build):
+@pytest.mark.fault(14)
+def test_odd_sizes_as_a_whole(build):
     x, hr = make_pair(1, 43, 57)
     value = build()(x.requires_grad_(), hr)
     value.backward()
     assert torch.isfinite(value) and x.grad.abs().sum() > 0
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
-def test_r15_empty_batch_is_a_zero_on_the_graph(build, dtype):
+def test_empty_batch_is_a_zero_on_the_graph(build, dtype):
     sr, hr = make_pair(1, 32, 32, dtype=dtype)
     x = sr[:0].requires_grad_()
     loss = build()
@@ -146,8 +159,9 @@ def test_r15_empty_batch_is_a_zero_on_the_graph(build, dtype):
     assert float(loss(sr[:0], hr[:0])) == 0
 
 
+@pytest.mark.fault(16, 17)
 @pytest.mark.parametrize("name", ["haarpsi", "efficient_pban"])
-def test_r16_r17_batch_mates_and_order_do_not_matter(name):
+def test_batch_mates_and_order_do_not_matter(name):
     critic = tiny(name, torch.float64)
     sr, hr = pair_for(critic, 8, dtype=torch.float64)
     loss = CriticLoss(critic, reduction="none")
@@ -157,12 +171,14 @@ def test_r16_r17_batch_mates_and_order_do_not_matter(name):
     torch.testing.assert_close(loss(sr[order], hr[order]), together[order], rtol=0, atol=1e-9)
 
 
-def test_r23_two_devices(build):
+@pytest.mark.fault(23)
+def test_two_devices(build):
     sr, hr = make_pair(1, 32, 32)
     refused(build, r"sr is on cpu and hr on meta; move one with .to", sr, hr.to("meta"))
 
 
+@pytest.mark.fault(23)
 @cuda
-def test_r23_two_devices_with_a_gpu(build):
+def test_two_devices_with_a_gpu(build):
     sr, hr = make_pair(1, 32, 32)
     refused(build, r"sr is on cuda:0 and hr on cpu", sr.cuda(), hr)

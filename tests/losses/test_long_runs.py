@@ -82,7 +82,8 @@ def train(losses, steps, *, warm=60, sample=10, n=2, side=48):
     return slope(memory) / sample, slope(objects) / sample, len(str(guard.state_dict()))
 
 
-def test_r77_two_hundred_steps():
+@pytest.mark.fault(77)
+def test_two_hundred_steps():
     losses = {
         "haarpsi": CriticLoss("haarpsi", crops={"size": 24, "count": 2}),
         "ratio": SSIMPerceptualRatioLoss("haarpsi", crops=24),
@@ -92,8 +93,9 @@ def test_r77_two_hundred_steps():
     assert process < 8_000 and python < 500 and state < 16_000, (process, python, state)
 
 
+@pytest.mark.fault(77)
 @pytest.mark.slow
-def test_r77_two_thousand_steps(caplog):
+def test_two_thousand_steps(caplog):
     losses = {
         "haarpsi": CriticLoss("haarpsi", crops={"size": 32, "count": 2}),
         "learned": CriticLoss(tiny("rqi_topiq"), target_cache=0.5),
@@ -105,7 +107,8 @@ def test_r77_two_thousand_steps(caplog):
     assert process < 2_000 and python < 50 and state < 16_000, (process, python, state)
 
 
-def test_r77_the_terms_of_a_call_keep_no_graph(build):
+@pytest.mark.fault(77)
+def test_the_terms_of_a_call_keep_no_graph(build):
     sr, hr = make_pair(2, 40, 44)
     x = sr.requires_grad_()
     image = x * 1.0
@@ -118,7 +121,8 @@ def test_r77_the_terms_of_a_call_keep_no_graph(build):
     assert node() is None and picture() is None and terms
 
 
-def test_r76_compiled_loss_on_two_sizes(build):
+@pytest.mark.fault(76)
+def test_compiled_loss_on_two_sizes(build):
     """One graph break, at the loss itself; the same in every step and for every size."""
     import torch._dynamo as dynamo
 
@@ -142,7 +146,8 @@ def test_r76_compiled_loss_on_two_sizes(build):
     assert breaks[0] == breaks[1] <= 2 and breaks[2] == 0, breaks
 
 
-def test_r76_a_compiled_loss_object(build):
+@pytest.mark.fault(76)
+def test_a_compiled_loss_object(build):
     sr, hr = make_pair(2, 40, 44)
     x, y = (sr.clone().requires_grad_() for _ in range(2))
     torch.compile(build(), backend="eager")(x, hr).backward()

@@ -10,7 +10,7 @@ from pairs import make_pair
 
 from sr_perceptual_loss import Critic, CriticCard, CriticLoss, InputError, SizeRule, create_critic
 from sr_perceptual_loss.critics.registry import register_critic
-from sr_perceptual_loss.critics.texture_stats import TextureStats
+from sr_perceptual_loss.critics.texture_stats.critic import TextureStats
 from sr_perceptual_loss.weights import save_weights
 
 

@@ -10,7 +10,7 @@ from pairs import make_pair
 from torch import nn
 
 from sr_perceptual_loss import Critic, CriticCard, CriticLoss, InputError, NonFiniteError, SizeRule, SSIMLoss
-from sr_perceptual_loss._checks import NonFiniteInputError
+from sr_perceptual_loss.errors import NonFiniteInputError
 from sr_perceptual_loss.losses.base import SKIPS_IN_A_ROW
 from sr_perceptual_loss.losses.ratio_loss import SSIMPerceptualRatioLoss
 
@@ -44,7 +44,8 @@ def poisoned(seed=0):
     return sr, hr
 
 
-def test_r04_nan_in_the_prediction_stops_by_name(build):
+@pytest.mark.fault(4)
+def test_nan_in_the_prediction_stops_by_name(build):
     sr, hr = poisoned()
     loss = build()
     with pytest.raises(NonFiniteError, match=rf"{type(loss).__name__}.*sr holds NaN or infinity: the network diverged"):
@@ -54,7 +55,8 @@ def test_r04_nan_in_the_prediction_stops_by_name(build):
         loss(sr.requires_grad_(), hr)
 
 
-def test_r04_skip_is_a_zero_on_the_graph_and_weights_stay(build, caplog):
+@pytest.mark.fault(4)
+def test_skip_is_a_zero_on_the_graph_and_weights_stay(build, caplog):
     network = nn.Conv2d(3, 3, 1)
     before = [p.detach().clone() for p in network.parameters()]
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
@@ -74,13 +76,15 @@ def test_r04_skip_is_a_zero_on_the_graph_and_weights_stay(build, caplog):
     assert set(loss.terms) == {"loss", *loss.term_names} and float(loss.terms["loss"]) == 0
 
 
-def test_r04_propagate_looks_at_nothing(build):
+@pytest.mark.fault(4)
+def test_propagate_looks_at_nothing(build):
     sr, hr = poisoned()
     assert not torch.isfinite(build(on_nonfinite="propagate")(sr, hr))
 
 
+@pytest.mark.fault(5)
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
-def test_r05_infinity_in_the_target(build, value):
+def test_infinity_in_the_target(build, value):
     sr, hr = make_pair(3, 32, 32)
     hr[2, 1, 4, 4] = value
     loss = build()
@@ -97,7 +101,8 @@ def test_r05_infinity_in_the_target(build, value):
     assert skipping.skipped == 5
 
 
-def test_r05_the_error_has_both_names():
+@pytest.mark.fault(5)
+def test_the_error_has_both_names():
     assert issubclass(NonFiniteInputError, InputError) and issubclass(NonFiniteInputError, NonFiniteError)
 
 
@@ -108,16 +113,18 @@ KINDS = {
 }
 
 
+@pytest.mark.fault(6)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("policy", ["raise", "raise_all"])
-def test_r06_gradient_that_is_not_finite_stops_by_name(kind, policy):
+def test_gradient_that_is_not_finite_stops_by_name(kind, policy):
     sr, hr = make_pair(2, 32, 32)
     with pytest.raises(NonFiniteError, match=r"Loss\(fragile\): .*gradient.*NaN or inf.*Stopped before the optimizer"):
         KINDS[kind](on_nonfinite=policy)(sr.requires_grad_(), hr).backward()
 
 
+@pytest.mark.fault(6)
 @pytest.mark.parametrize("kind", KINDS)
-def test_r06_skipped_gradients_are_zero_counted_logged_and_not_for_ever(kind, caplog):
+def test_skipped_gradients_are_zero_counted_logged_and_not_for_ever(kind, caplog):
     sr, hr = make_pair(2, 32, 32)
     loss = KINDS[kind](on_nonfinite="skip")
     critic = loss.critic
@@ -136,7 +143,8 @@ def test_r06_skipped_gradients_are_zero_counted_logged_and_not_for_ever(kind, ca
         loss(sr.clone().requires_grad_(), hr).backward()
 
 
-def test_r07_identical_pair(build):
+@pytest.mark.fault(7)
+def test_identical_pair(build):
     _, hr = make_pair(2, 48, 48)
     x = hr.clone().requires_grad_()
     value = build()(x, hr)
@@ -144,9 +152,10 @@ def test_r07_identical_pair(build):
     assert torch.isfinite(value) and torch.isfinite(x.grad).all()
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
 @pytest.mark.filterwarnings("ignore:balance")
-def test_r08_constant_images(build, level):
+def test_constant_images(build, level):
     _, hr = make_pair(2, 48, 48)
     flat = torch.full_like(hr, level)
     for sr, target in ((flat, flat), (flat, hr), (hr, flat), (flat, 1 - flat)):
@@ -175,13 +184,15 @@ def scaled_step(build, scale, dtype=torch.float16):
     return output.grad, scaler.get_scale(), not torch.equal(before, network.weight)
 
 
-def test_r22_grad_scaler_at_65536(build):
+@pytest.mark.fault(22)
+def test_grad_scaler_at_65536(build):
     gradient, scale, stepped = scaled_step(build, 65536.0)
     assert torch.isfinite(gradient).all() and gradient.dtype == torch.float16
     assert scale == 65536 and stepped
 
 
-def test_r22_what_overflows_in_fp16_is_the_scalers_to_see(build):
+@pytest.mark.fault(22)
+def test_what_overflows_in_fp16_is_the_scalers_to_see(build):
     """No NonFiniteError: the scaler finds the infinity, leaves the step out, and halves its scale."""
     gradient, scale, stepped = scaled_step(build, 2.0**40)
     assert not torch.isfinite(gradient).all()

@@ -29,8 +29,9 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.fault(18)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_r18_layouts(build, layout):
+def test_layouts(build, layout):
     sr, hr = make_pair(2, 40, 44)
     expected = value_and_gradient(build(), sr, hr)
     change = LAYOUTS[layout]
@@ -39,7 +40,8 @@ def test_r18_layouts(build, layout):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_r18_expanded_images(build):
+@pytest.mark.fault(18)
+def test_expanded_images(build):
     """Stride 0: a gray picture as RGB, and one reference for a whole batch."""
     sr, hr = make_pair(2, 40, 44)
     gray, one = sr[:, :1].expand(-1, 3, -1, -1), hr[:1].expand(2, -1, -1, -1)
@@ -51,8 +53,9 @@ def test_r18_expanded_images(build):
     torch.testing.assert_close(leaf.grad, plain, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_r19_half_prediction(build, dtype):
+def test_half_prediction(build, dtype):
     """Computed in float32 from the rounded picture; the gradient comes back in the prediction's dtype."""
     sr, hr = make_pair(2, 40, 44)
     value, gradient = value_and_gradient(build(), sr.to(dtype), hr)
@@ -64,8 +67,9 @@ def test_r19_half_prediction(build, dtype):
     assert half.dtype == torch.float32 and torch.isfinite(half)
 
 
+@pytest.mark.fault(20)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_r20_autocast(build, dtype):
+def test_autocast(build, dtype):
     sr, hr = make_pair(2, 40, 44)
     network = nn.Conv2d(3, 3, 1)
     nn.init.dirac_(network.weight)
@@ -80,7 +84,8 @@ def test_r20_autocast(build, dtype):
     torch.testing.assert_close(gradient, plain)
 
 
-def test_r21_float64(build):
+@pytest.mark.fault(21)
+def test_float64(build):
     sr, hr = make_pair(2, 40, 44, dtype=torch.float64)
     loss = build().double()
     value, gradient = value_and_gradient(loss, sr, hr)
@@ -103,8 +108,9 @@ def ratio(**options):
     return SSIMPerceptualRatioLoss(tiny("efficient_pban"), **options)
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize("make", [learned, ratio])
-def test_r24_the_parent_moves_the_critic_and_half_leaves_it(make):
+def test_the_parent_moves_the_critic_and_half_leaves_it(make):
     host = Host(make())
     parameter = next(host.loss.critic.parameters())
     for cast in (host.half, host.bfloat16):
@@ -120,9 +126,10 @@ def test_r24_the_parent_moves_the_critic_and_half_leaves_it(make):
     assert next(host.loss.critic.parameters()).shape == parameter.shape
 
 
+@pytest.mark.fault(24)
 @cuda
 @pytest.mark.parametrize("make", [learned, ratio])
-def test_r24_to_the_gpu_and_back(make):
+def test_to_the_gpu_and_back(make):
     sr, hr = make_pair(2, 48, 48)
     host = Host(make())
     expected = host.loss(sr, hr)
@@ -133,8 +140,9 @@ def test_r24_to_the_gpu_and_back(make):
     torch.testing.assert_close(host.float().cpu().loss(sr, hr), expected)
 
 
+@pytest.mark.fault(20)
 @cuda
-def test_r20_autocast_on_the_gpu(build):
+def test_autocast_on_the_gpu(build):
     sr, hr = (image.cuda() for image in make_pair(2, 40, 44))
     loss = build().cuda()
     expected, plain = value_and_gradient(loss, sr, hr)
@@ -148,8 +156,9 @@ def test_r20_autocast_on_the_gpu(build):
         torch.testing.assert_close(gradient, plain, rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.fault(19, 20)
 @pytest.mark.parametrize("inner", [torch.float16, torch.bfloat16])
-def test_r19_r20_half_precision_images_inside_another_autocast(inner):
+def test_half_precision_images_inside_another_autocast(inner):
     """Found by fuzzing: torch refuses to stack fp16 crops inside bf16 autocast on a CPU."""
     sr, hr = make_pair(2, 24, 24)
     sr, hr = sr.to(inner), hr.to(inner)

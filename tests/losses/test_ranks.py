@@ -13,7 +13,7 @@ import torch
 from pairs import make_pair
 
 from sr_perceptual_loss import CriticLoss
-from sr_perceptual_loss.functional import ranks
+from sr_perceptual_loss.losses import distributed as ranks
 from sr_perceptual_loss.losses.ratio_loss import SSIMPerceptualRatioLoss
 
 WORKER = Path(__file__).with_name("ranks_worker.py")
@@ -42,8 +42,9 @@ def both(tmp_path_factory):
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
+@pytest.mark.fault(15, 45)
 @pytest.mark.parametrize("balance", ["grad_norm", "loss_norm"])
-def test_r15_r45_a_rank_without_images_takes_part(both, balance):
+def test_a_rank_without_images_takes_part(both, balance):
     sr, hr = make_pair(3, 32, 32, dtype=torch.float64)
     alone = SSIMPerceptualRatioLoss("haarpsi", loss_balance=balance)
     alone(sr.requires_grad_(), hr)
@@ -53,36 +54,42 @@ def test_r15_r45_a_rank_without_images_takes_part(both, balance):
     assert size > 0 == other_size
 
 
-def test_r15_r65_a_guard_on_a_rank_without_images_takes_part(both):
+@pytest.mark.fault(15, 65)
+def test_a_guard_on_a_rank_without_images_takes_part(both):
     assert both[0]["empty guard"] == both[1]["empty guard"] and both[0]["empty guard"]["psnr"] > 20
 
 
+@pytest.mark.fault(4, 45)
 @pytest.mark.parametrize("kind", ["critic", "ssim", "ratio", "grad_norm", "loss_norm"])
-def test_r04_r45_nan_on_one_rank_stops_all_with_the_rank_named(both, kind):
+def test_nan_on_one_rank_stops_all_with_the_rank_named(both, kind):
     here, there = (found[f"nan {kind}"] for found in both)
     assert here.startswith("NonFiniteError") and there.startswith("NonFiniteError")
     assert "on rank 1" in here, "the rank that is well names the one that is not"
     assert "sr holds NaN or infinity: the network diverged" in there
 
 
+@pytest.mark.fault(1, 45)
 @pytest.mark.parametrize("kind", ["critic", "ratio", "grad_norm", "loss_norm"])
-def test_r01_r45_wrong_scale_on_one_rank_stops_all(both, kind):
+def test_wrong_scale_on_one_rank_stops_all(both, kind):
     here, there = (found[f"scale {kind}"] for found in both)
     assert here.startswith("NonFiniteError") and "on rank 1" in here
     assert there.startswith("InputError: hr: values reach 255")
 
 
-def test_r06_r45_gradient_of_one_rank_stops_all(both):
+@pytest.mark.fault(6, 45)
+def test_gradient_of_one_rank_stops_all(both):
     for found in both:
         assert "its gradient to sr holds NaN or infinity on rank 1" in found["gradient"]
 
 
-def test_r45_an_error_inside_a_balanced_loss_stops_all(both):
+@pytest.mark.fault(45)
+def test_an_error_inside_a_balanced_loss_stops_all(both):
     assert both[0]["balancer"].startswith("NonFiniteError: a: ") and "on rank 1" in both[0]["balancer"]
     assert both[1]["balancer"] == "ValueError: broken here"
 
 
-def test_r04_r45_a_rank_that_skips_does_not_hold_the_others(both):
+@pytest.mark.fault(4, 45)
+def test_a_rank_that_skips_does_not_hold_the_others(both):
     network = torch.nn.Conv2d(3, 3, 1).double()
     torch.nn.init.dirac_(network.weight)
     torch.nn.init.zeros_(network.bias)
@@ -93,11 +100,12 @@ def test_r04_r45_a_rank_that_skips_does_not_hold_the_others(both):
     torch.testing.assert_close(torch.tensor(both[0]["skip"], dtype=torch.float64), half)
 
 
-def test_r45_validation_on_one_rank_waits_for_nobody(both):
+@pytest.mark.fault(45)
+def test_validation_on_one_rank_waits_for_nobody(both):
     assert both[0]["validation"] < 0 and "validation" not in both[1]
 
 
 def test_one_process_is_one_rank():
-    assert ranks.world_size() == 1 and ranks.in_words([0]) == ""
+    assert ranks.world_size() == 1 and ranks.format_ranks([0]) == ""
     device = torch.device("cpu")
-    assert ranks.ranks_where(True, device) == [0] and ranks.ranks_where(torch.tensor(False), device) == []
+    assert ranks.ranks_with_flag(True, device) == [0] and ranks.ranks_with_flag(torch.tensor(False), device) == []

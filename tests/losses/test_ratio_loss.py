@@ -126,7 +126,8 @@ def test_eq12_is_the_closed_form_on_the_batch_means(alpha, beta, sign):
     torch.testing.assert_close(loss(sr, hr), expected)
 
 
-def test_r61_eq12_at_equal_weights_is_refused_or_has_no_gradient():
+@pytest.mark.fault(61)
+def test_eq12_at_equal_weights_is_refused_or_has_no_gradient():
     with pytest.raises(InputError, match="identically zero"):
         SSIMPerceptualRatioLoss(Toy(), loss_balance="eq12")
     with pytest.warns(UserWarning, match="identically zero"):
@@ -149,8 +150,9 @@ def test_eq12_announces_which_score_will_fall():
         SSIMPerceptualRatioLoss(Toy(), loss_balance="eq12", alpha=0.3, beta=0.7)
 
 
+@pytest.mark.fault(62)
 @pytest.mark.parametrize(("q", "error"), [(-0.7001, NonFiniteError), (-2.5, InputError)])
-def test_r62_eq12_stops_where_the_ratio_means_nothing(channels, q, error):
+def test_eq12_stops_where_the_ratio_means_nothing(channels, q, error):
     loss = make(Toy(channel=True), alpha=0.7, beta=0.3, loss_balance="eq12")
     with pytest.raises(error, match=f"S = 0.7, Q = {q}"):
         loss(*channels(0.7, q))
@@ -165,19 +167,21 @@ def test_eq12_needs_two_scores(options):
 # 3, 4, 5: the usable balances -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(61)
 @pytest.mark.filterwarnings("ignore:loss_norm")
 @pytest.mark.parametrize("balance", USABLE)
 @pytest.mark.parametrize("s", [0.7, 0.3])
 @pytest.mark.parametrize("q", [3, 0.3, -0.3, -2.5, -0.7])
-def test_r61_every_usable_balance_rewards_both_scores(channels, balance, s, q):
+def test_every_usable_balance_rewards_both_scores(channels, balance, s, q):
     sr, hr = channels(s, q)
     for alpha, beta in RATIOS:
         g = gradient(make(Toy(channel=True), alpha=alpha, beta=beta, loss_balance=balance), sr, hr)
         assert (g[:, :2] < 0).all() and (g[:, 2] == 0).all()
 
 
+@pytest.mark.fault(61)
 @pytest.mark.parametrize(("alpha", "beta"), [*RATIOS, (3, 1)])
-def test_r61_grad_norm_shares_at_the_output(channels, alpha, beta):
+def test_grad_norm_shares_at_the_output(channels, alpha, beta):
     sr, hr = channels(0.7, 3.0)
     loss = make(Toy(100, channel=True), alpha=alpha, beta=beta)
     g = gradient(loss, sr, hr)
@@ -194,7 +198,8 @@ def test_grad_norm_is_blind_to_scale_and_offset_of_the_critic(factor, shift):
     assert float(changed.terms["lambda"]) == pytest.approx(float(plain.terms["lambda"]) / factor)
 
 
-def test_r62_loss_norm_is_blind_to_the_scale_only_and_has_a_floor(channels):
+@pytest.mark.fault(62)
+def test_loss_norm_is_blind_to_the_scale_only_and_has_a_floor(channels):
     sr, hr = pair()
     plain = gradient(make(loss_balance="loss_norm"), sr, hr)
     torch.testing.assert_close(gradient(make(Toy(10), loss_balance="loss_norm"), sr, hr), plain)
@@ -285,7 +290,8 @@ def test_validation_returns_the_same_value_and_leaves_the_state():
     assert loss.state_dict() == state
 
 
-def test_r36_r40_state_round_trip_and_interrupted_run():
+@pytest.mark.fault(36, 40)
+def test_state_round_trip_and_interrupted_run():
     whole, first, second = make(), make(), make()
     for seed in range(4):
         whole.step(seed)
@@ -304,7 +310,8 @@ def test_r36_r40_state_round_trip_and_interrupted_run():
             assert torch.equal(gradient(second, *pair(seed=seed)), expected)
 
 
-def test_r31_r78_accumulation_advances_the_averages_once_per_iteration():
+@pytest.mark.fault(31, 78)
+def test_accumulation_advances_the_averages_once_per_iteration():
     loss = make()
     for iteration in range(2):
         loss.step(iteration)
@@ -341,8 +348,9 @@ def test_grad_norm_trades_both_scores_smoothly():
 # 10: precision, and the table of errors -------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(20)
 @pytest.mark.parametrize("balance", [*USABLE, "eq12"])
-def test_r20_scores_are_single_precision_inside_autocast(balance, monkeypatch):
+def test_scores_are_single_precision_inside_autocast(balance, monkeypatch):
     seen = set()
     monkeypatch.setitem(ratio_loss.DISTORTIONS, "ssim", (lambda a, b: seen.add(a.dtype) or ssim(a, b), 1.0))
     sr, hr = (x.bfloat16() for x in pair())
@@ -373,9 +381,10 @@ def test_numbers_that_yaml_left_as_text():
     assert (loss.alpha, loss.beta) == (0.1, 0.9)
 
 
+@pytest.mark.fault(4, 6)
 @pytest.mark.parametrize("balance", USABLE)
 @pytest.mark.parametrize(("bad", "words"), [("value", "perceptual: the loss is NaN"), ("gradient", "gradient")])
-def test_r04_r06_non_finite_parts_stop_by_name(balance, bad, words):
+def test_non_finite_parts_stop_by_name(balance, bad, words):
     sr, hr = pair()
     loss = make(Toy(bad=bad), loss_balance=balance)
     with pytest.raises(NonFiniteError, match=rf"SSIMPerceptualRatioLoss\(toy\): .*{words}"):
@@ -383,16 +392,18 @@ def test_r04_r06_non_finite_parts_stop_by_name(balance, bad, words):
     assert loss.state_dict()["balancer._extra_state"] == {}
 
 
+@pytest.mark.fault(4)
 @pytest.mark.parametrize("balance", USABLE)
-def test_r04_a_diverged_network_is_named(balance):
+def test_a_diverged_network_is_named(balance):
     sr, hr = pair()
     sr[1, 0, 3, 3] = float("nan")
     with pytest.raises(NonFiniteError, match=r"distortion: the loss is NaN.*sr holds NaN or infinity"):
         make(loss_balance=balance)(sr.requires_grad_(), hr)
 
 
+@pytest.mark.fault(4)
 @pytest.mark.parametrize("balance", USABLE)
-def test_r04_skip_and_propagate(balance, caplog):
+def test_skip_and_propagate(balance, caplog):
     sr, hr = pair()
     x = sr.clone().requires_grad_()
     loss = make(Toy(bad="value"), loss_balance=balance, on_nonfinite="skip")
@@ -404,7 +415,8 @@ def test_r04_skip_and_propagate(balance, caplog):
     assert not torch.isfinite(make(Toy(bad="value"), loss_balance=balance, on_nonfinite="propagate")(x, hr))
 
 
-def test_r63_vanished_gradients_warn():
+@pytest.mark.fault(63)
+def test_vanished_gradients_warn():
     sr, hr = pair()
     with pytest.warns(UserWarning, match="'perceptual' at the SR output has vanished"):
         g = gradient(make(Toy(0.0)), sr, hr)
@@ -418,7 +430,8 @@ def test_r63_vanished_gradients_warn():
 # 11: hosts ------------------------------------------------------------------------------------------------------------
 
 
-def test_r29_r32_checkpointed_critics_and_inference_mode_targets():
+@pytest.mark.fault(29, 32)
+def test_checkpointed_critics_and_inference_mode_targets():
     sr, hr = pair()
     plain = gradient(make(), sr, hr)
     torch.testing.assert_close(gradient(make(Toy(reentrant=False)), sr, hr), plain)
@@ -434,7 +447,7 @@ def test_r29_r32_checkpointed_critics_and_inference_mode_targets():
 RANK = """
 import json, sys, torch, torch.distributed as dist
 from sr_perceptual_loss import NonFiniteError
-from sr_perceptual_loss.functional.balance import GradNormBalancer
+from sr_perceptual_loss.losses.balance import GradNormBalancer
 from sr_perceptual_loss.losses.ratio_loss import SSIMPerceptualRatioLoss
 rank, store, data = int(sys.argv[1]), sys.argv[2], torch.load(sys.argv[3], weights_only=True)
 torch.set_num_threads(1)
@@ -460,7 +473,8 @@ dist.destroy_process_group()
 """
 
 
-def test_r45_two_ranks_have_the_lambda_of_the_joined_batch(tmp_path):
+@pytest.mark.fault(45)
+def test_two_ranks_have_the_lambda_of_the_joined_batch(tmp_path):
     data = [make_pair(4, 32, 32, seed=seed, dtype=torch.float64) for seed in range(2)]
     torch.save(data, tmp_path / "data.pt")
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
@@ -541,7 +555,8 @@ def test_the_critic_sees_its_crops_and_the_distortion_the_whole_patch():
     torch.testing.assert_close(loss.terms["score"], create_critic("haarpsi").score(sr[cut], hr[cut]).mean())
 
 
-def test_r40_random_crops_follow_the_iteration():
+@pytest.mark.fault(40)
+def test_random_crops_follow_the_iteration():
     sr, hr = make_pair(2, 48, 48)
     values = []
     for iteration in (7, 8, 7):
@@ -558,17 +573,17 @@ def test_a_guard_cuts_the_share_of_the_critic_only():
         whole = gradient(loss, sr, hr)
         distortion = gradient(make(alpha=0.5, beta=0, loss_balance="weighted_sum"), sr, hr)
         scale = 1 / float(ssim(sr, hr).mean()) if balance == "loss_norm" else 1
-        loss.restrain(1.0, 0.5)
+        loss.limit_weight(1.0, 0.5)
         half = gradient(loss, sr, hr)
         torch.testing.assert_close(half, (whole + scale * distortion) / 2)
-        loss.restrain(0.0, 1.0)
+        loss.limit_weight(0.0, 1.0)
         torch.testing.assert_close(gradient(loss, sr, hr), scale * distortion)
         alone = make(alpha=0, beta=1, loss_balance=balance)
-        alone.restrain(0.0, 1.0)
+        alone.limit_weight(0.0, 1.0)
         assert gradient(alone, sr, hr).abs().max() == 0
     printed = make(alpha=0.7, beta=0.3, loss_balance="eq12")
     whole = gradient(printed, sr, hr)
-    printed.restrain(1.0, 0.5)
+    printed.limit_weight(1.0, 0.5)
     torch.testing.assert_close(gradient(printed, sr, hr), whole / 2)
 
 
@@ -580,7 +595,8 @@ def test_a_schedule_is_of_the_whole_loss():
         torch.testing.assert_close(gradient(loss, sr, hr), factor * gradient(make(), sr, hr))
 
 
-def test_r36_r37_r38_the_host_sees_no_critic():
+@pytest.mark.fault(36, 37, 38)
+def test_the_host_sees_no_critic():
     loss = SSIMPerceptualRatioLoss("efficient_pban", critic_size="tiny", weights=None)
     assert not list(loss.parameters()) and list(loss.state_dict()) == ["balancer._extra_state"]
     sr, hr = make_pair(2, 64, 64)

@@ -92,21 +92,24 @@ def resumed(tmp_path_factory):
     return whole, json.loads(done.stdout.splitlines()[-1]), states, package
 
 
+@pytest.mark.fault(40)
 @pytest.mark.parametrize("kind", NEW_LOSSES)
-def test_r40_a_new_process_continues_in_mid_warm_up(resumed, kind):
+def test_a_new_process_continues_in_mid_warm_up(resumed, kind):
     whole, found, _, _ = resumed
     assert [row[0] for row in whole[kind]] == pytest.approx([4 / 6, 5 / 6, 1, 1, 1])
     for mine, theirs in zip(whole[kind], found[kind], strict=True):
         assert mine == pytest.approx(theirs, rel=1e-6)
 
 
-def test_r36_the_saved_state_is_counters(resumed):
+@pytest.mark.fault(36)
+def test_the_saved_state_is_counters(resumed):
     states = resumed[2]
     assert len(states["critic"]) < 2_000 and len(states["ratio"]) < 10_000
     assert torch.load(io.BytesIO(states["critic"]), weights_only=True) == {}
 
 
-def test_r39_a_worker_process_gets_the_critic_by_name_offline(resumed):
+@pytest.mark.fault(39)
+def test_a_worker_process_gets_the_critic_by_name_offline(resumed):
     whole, found, _, package = resumed
     assert len(package) < 20_000, "the critic travelled along"
     assert found["class"] == "EfficientPBAN"
@@ -114,7 +117,8 @@ def test_r39_a_worker_process_gets_the_critic_by_name_offline(resumed):
         assert mine == pytest.approx(theirs, rel=1e-5)
 
 
-def test_r36_strict_loading(build):
+@pytest.mark.fault(36)
+def test_strict_loading(build):
     loss, other = build(), build()
     sr, hr = make_pair(2, 40, 40)
     loss(sr.requires_grad_(), hr)
@@ -126,7 +130,8 @@ def test_r36_strict_loading(build):
         build().load_state_dict({**state, "critic.conv.weight": torch.zeros(1)}, strict=True)
 
 
-def test_r36_a_state_from_before_the_balance_existed():
+@pytest.mark.fault(36)
+def test_a_state_from_before_the_balance_existed():
     """Strictly it is missed by name; leniently the averages start anew."""
     loss = SSIMPerceptualRatioLoss("haarpsi")
     with pytest.raises(RuntimeError, match=r"Missing key.*balancer\._extra_state"):
@@ -135,7 +140,8 @@ def test_r36_a_state_from_before_the_balance_existed():
     assert loss.state_dict()["balancer._extra_state"] == {}
 
 
-def test_r35_r37_the_balanced_loss_with_a_learned_critic_is_out_of_reach():
+@pytest.mark.fault(35, 37)
+def test_the_balanced_loss_with_a_learned_critic_is_out_of_reach():
     loss = SSIMPerceptualRatioLoss(tiny("efficient_pban"))
     before = loss.perceptual.frozen.digest()
     loss.train().requires_grad_(True).zero_grad()

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sr_perceptual_loss.critics.rqi_ahiq import RQIAhiq
+from sr_perceptual_loss.critics.rqi_ahiq.network import RQIAhiq
 
 from . import golden
 

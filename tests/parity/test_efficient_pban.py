@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sr_perceptual_loss.critics.efficient_pban import EfficientPBAN
+from sr_perceptual_loss.critics.efficient_pban.network import EfficientPBAN
 
 from . import golden
 

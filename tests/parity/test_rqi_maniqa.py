@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sr_perceptual_loss.critics.rqi_maniqa import RQIManiqa
+from sr_perceptual_loss.critics.rqi_maniqa.network import RQIManiqa
 
 from . import golden
 

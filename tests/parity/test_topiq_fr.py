@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sr_perceptual_loss.critics.rqi_topiq import RQITopiq
+from sr_perceptual_loss.critics.rqi_topiq.network import RQITopiq
 
 from . import golden
 

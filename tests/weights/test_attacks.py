@@ -10,7 +10,7 @@ import huggingface_hub
 import pytest
 from local_hub import LocalHub
 
-from sr_perceptual_loss._checks import WeightsError
+from sr_perceptual_loss.errors import WeightsError
 from sr_perceptual_loss.weights import store
 
 
@@ -32,7 +32,8 @@ def nothing_in(home):
     return left in ([], [".weights.lock"])
 
 
-def test_r47_fetched_once_from_a_real_server(store_home, locate, served, small):
+@pytest.mark.fault(47)
+def test_fetched_once_from_a_real_server(store_home, locate, served, small):
     path = locate("official")
     assert served.downloads == 1
     assert store.read(path).metadata["srpl.source_sha256"] == served.promised
@@ -41,6 +42,7 @@ def test_r47_fetched_once_from_a_real_server(store_home, locate, served, small):
     assert len(served.requests) == asked
 
 
+@pytest.mark.fault(58)
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
@@ -50,7 +52,7 @@ def test_r47_fetched_once_from_a_real_server(store_home, locate, served, small):
         ("down", "could not be downloaded"),
     ],
 )
-def test_r58_bad_download_leaves_nothing_and_the_next_one_succeeds(store_home, locate, served, fault, words):
+def test_bad_download_leaves_nothing_and_the_next_one_succeeds(store_home, locate, served, fault, words):
     served.fault = fault
     with pytest.raises(WeightsError, match=words) as error:
         locate("official")
@@ -60,14 +62,16 @@ def test_r58_bad_download_leaves_nothing_and_the_next_one_succeeds(store_home, l
     assert locate("official").is_file()
 
 
-def test_r58_broken_connection_is_resumed(store_home, locate, served, small):
+@pytest.mark.fault(58)
+def test_broken_connection_is_resumed(store_home, locate, served, small):
     served.fault = "broken"
     assert store.read(locate("official")).metadata["srpl.source_sha256"] == served.promised
     assert served.downloads == 2
 
 
+@pytest.mark.fault(53)
 @pytest.mark.parametrize("content", ["html", "cut", "padded", "empty", "bomb"])
-def test_r53_without_a_published_hash_what_is_no_checkpoint_is_refused(
+def test_without_a_published_hash_what_is_no_checkpoint_is_refused(
     store_home, locate, served, tmp_path, content, monkeypatch
 ):
     """The hub states a hash for large files only; here nothing but the reader stands between a file and the store."""
@@ -92,7 +96,8 @@ def test_r53_without_a_published_hash_what_is_no_checkpoint_is_refused(
     assert nothing_in(store_home)
 
 
-def test_r54_mirror_with_another_file(store_home, locate, served, small_class, as_published, tmp_path):
+@pytest.mark.fault(54)
+def test_mirror_with_another_file(store_home, locate, served, small_class, as_published, tmp_path):
     """A mirror (HF_ENDPOINT) that tells the truth about its own file: the pin of the first use decides."""
     import torch
 
@@ -107,7 +112,8 @@ def test_r54_mirror_with_another_file(store_home, locate, served, small_class, a
     assert not (store_home / "weights" / "small-official.safetensors").exists()
 
 
-def test_r59_store_without_write_permission(store_home, locate, served, monkeypatch):
+@pytest.mark.fault(59)
+def test_store_without_write_permission(store_home, locate, served, monkeypatch):
     """Weights that are there are read; a fetch into a store that cannot be written says what to do."""
     path = locate("official")
     real = os.open
@@ -125,8 +131,9 @@ def test_r59_store_without_write_permission(store_home, locate, served, monkeypa
         locate("official")
 
 
+@pytest.mark.fault(59)
 @pytest.mark.parametrize("kind", ["folder", "file"])
-def test_r59_linked_store_and_linked_file(store_home, locate, served, tmp_path, kind):
+def test_linked_store_and_linked_file(store_home, locate, served, tmp_path, kind):
     if kind == "folder":
         (tmp_path / "disk with space").mkdir()
         store_home.symlink_to(tmp_path / "disk with space")
@@ -145,8 +152,9 @@ def test_r59_linked_store_and_linked_file(store_home, locate, served, tmp_path, 
         store.read(loop)
 
 
+@pytest.mark.fault(56)
 @pytest.mark.parametrize("config", ['{"foo": 1}', '{"width": "x"}', '{"normalisation": 3}', '{"std": "nonsense"}'])
-def test_r56_header_that_asks_for_what_cannot_be_built(tmp_path, config):
+def test_header_that_asks_for_what_cannot_be_built(tmp_path, config):
     from safetensors.torch import save_file
     from torch import zeros
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from sr_perceptual_loss._checks import InputError, WeightsError
+from sr_perceptual_loss.errors import InputError, WeightsError
 from sr_perceptual_loss.weights import WeightsFile, load_weights, save_weights
 from sr_perceptual_loss.weights.container import read
 from sr_perceptual_loss.weights.disk import sha256_of
@@ -74,7 +74,8 @@ def test_save_returns_the_hash_and_read_finds_the_same(small, tmp_path):
     assert len(digest) == 64
 
 
-def test_r54_hash_sees_a_flipped_byte_that_safetensors_does_not(file):
+@pytest.mark.fault(54)
+def test_hash_sees_a_flipped_byte_that_safetensors_does_not(file):
     before = read(file).sha256
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
@@ -90,7 +91,8 @@ def test_half_precision_file_is_widened(small, small_class, tmp_path):
     assert small.body[0].weight.dtype == torch.float32
 
 
-def test_r57_tied_tensors_that_are_no_alias_are_stored_twice(small, small_class, tmp_path):
+@pytest.mark.fault(57)
+def test_tied_tensors_that_are_no_alias_are_stored_twice(small, small_class, tmp_path):
     small.body[1].running_var = small.body[1].running_mean
     save_weights(small, tmp_path / "tied.safetensors")
     other = small_class()
@@ -98,6 +100,7 @@ def test_r57_tied_tensors_that_are_no_alias_are_stored_twice(small, small_class,
     assert torch.equal(other.body[1].running_var, other.body[1].running_mean)
 
 
+@pytest.mark.fault(53)
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -114,7 +117,7 @@ def test_r57_tied_tensors_that_are_no_alias_are_stored_twice(small, small_class,
         (struct.pack("<Q", 35) + b'{"a":{"data_offsets":[0,Infinity]}}', ["damaged safetensors header"]),
     ],
 )
-def test_r53_foreign_content_is_named(tmp_path, content, words, no_tensor_is_read):
+def test_foreign_content_is_named(tmp_path, content, words, no_tensor_is_read):
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
     with pytest.raises(WeightsError) as error:
@@ -123,8 +126,9 @@ def test_r53_foreign_content_is_named(tmp_path, content, words, no_tensor_is_rea
         assert word in str(error.value)
 
 
+@pytest.mark.fault(55)
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".bin"])
-def test_r55_checkpoint_suffix_is_refused_without_opening_it(tmp_path, suffix):
+def test_checkpoint_suffix_is_refused_without_opening_it(tmp_path, suffix):
     path = tmp_path / f"x{suffix}"
     torch.save({"a": torch.zeros(1)}, path)
     with pytest.raises(WeightsError, match=r"may run code when opened.*srpl convert .* --critic NAME"):
@@ -141,10 +145,11 @@ def test_other_suffix_missing_file_and_folder(tmp_path):
         read(tmp_path)
 
 
+@pytest.mark.fault(53)
 @pytest.mark.parametrize(
     ("change", "word"), [(lambda b: b[:-3], "truncated"), (lambda b: b + b"xyz", "trailing bytes")]
 )
-def test_r53_cut_and_padded_files(file, change, word, no_tensor_is_read):
+def test_cut_and_padded_files(file, change, word, no_tensor_is_read):
     data = change(file.read_bytes())
     file.write_bytes(data)
     with pytest.raises(WeightsError, match=f"{word}: got {len(data)} bytes"):
@@ -187,7 +192,8 @@ def test_length_field_that_begins_like_a_pickle_is_still_ours(small, tmp_path):
     assert read(path).critic == "small"
 
 
-def test_r59_full_disk_keeps_the_old_file_and_leaves_nothing(small, file, monkeypatch):
+@pytest.mark.fault(59)
+def test_full_disk_keeps_the_old_file_and_leaves_nothing(small, file, monkeypatch):
     before = file.read_bytes()
 
     def full(*_, **__):
@@ -210,7 +216,8 @@ def test_a_reader_of_the_old_file_is_not_disturbed(small, file):
     assert file.read_bytes() != before
 
 
-def test_r59_place_that_cannot_be_written(small, tmp_path):
+@pytest.mark.fault(59)
+def test_place_that_cannot_be_written(small, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(WeightsError, match="cannot be written"):
         save_weights(small, tmp_path / "file" / "x.safetensors")
@@ -225,7 +232,8 @@ def test_umask_decides_who_may_read(small, tmp_path):
     assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == 0o640
 
 
-def test_r59_symbolic_link_stays_a_link(small, file, tmp_path):
+@pytest.mark.fault(59)
+def test_symbolic_link_stays_a_link(small, file, tmp_path):
     link = tmp_path / "link.safetensors"
     link.symlink_to(file)
     small.body[0].weight.data.zero_()
@@ -247,7 +255,8 @@ def test_save_refuses_what_it_could_not_read_back(small, tmp_path):
     assert list(tmp_path.glob("*x*")) == []
 
 
-def test_r56_another_critic_and_other_arguments(small_class, file, tmp_path):
+@pytest.mark.fault(56)
+def test_another_critic_and_other_arguments(small_class, file, tmp_path):
     words = r"saved with mean=\(0\.5, 0\.5, 0\.5\); .* mean=\(0\.0, 0\.0, 0\.0\).*create_critic"
     with pytest.raises(WeightsError, match=words):
         load_weights(small_class(mean=(0.0, 0.0, 0.0)), file)

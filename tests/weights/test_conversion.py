@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from sr_perceptual_loss._checks import WeightsError
 from sr_perceptual_loss.critics.registry import create_critic, critic_class
+from sr_perceptual_loss.errors import WeightsError
 from sr_perceptual_loss.weights.container import read
 from sr_perceptual_loss.weights.convert import convert
 from sr_perceptual_loss.weights.disk import sha256_of
@@ -44,6 +44,7 @@ def test_plain_state_dict(small, small_class, checkpoint, tmp_path):
         assert torch.equal(value, small.state_dict()[key]), key
 
 
+@pytest.mark.fault(57)
 @pytest.mark.parametrize(
     ("wrap", "wrapper"),
     [
@@ -55,7 +56,7 @@ def test_plain_state_dict(small, small_class, checkpoint, tmp_path):
         (lambda s: {f"module.{k}": v for k, v in s.items()}, ""),
     ],
 )
-def test_r57_wrappers_and_prefixes(small, small_class, as_published, tmp_path, wrap, wrapper):
+def test_wrappers_and_prefixes(small, small_class, as_published, tmp_path, wrap, wrapper):
     torch.save(wrap(as_published(small)), tmp_path / "x.pth")
     report = convert(tmp_path / "x.pth", small_class(), tmp_path / "out.safetensors")
     assert report.wrapper == wrapper
@@ -82,9 +83,10 @@ def test_safetensors_of_others(small, small_class, as_published, tmp_path):
         convert(report.out, small_class(), tmp_path / "again.safetensors")
 
 
+@pytest.mark.fault(55)
 @pytest.mark.parametrize("name", ["bomb.pt", "bomb.pth", "bomb.safetensors"])
 @pytest.mark.parametrize("container", ["zip", "pickle"])
-def test_r55_bomb_is_never_executed_and_there_is_no_second_attempt(small, tmp_path, monkeypatch, name, container):
+def test_bomb_is_never_executed_and_there_is_no_second_attempt(small, tmp_path, monkeypatch, name, container):
     mark, path, calls = tmp_path / "executed", tmp_path / name, []
     if container == "zip":
         torch.save({"params": Bomb(mark)}, path)
@@ -118,7 +120,8 @@ def test_r55_bomb_is_never_executed_and_there_is_no_second_attempt(small, tmp_pa
     assert mark.is_dir()
 
 
-def test_r55_pickled_module_is_refused(small, tmp_path):
+@pytest.mark.fault(55)
+def test_pickled_module_is_refused(small, tmp_path):
     torch.save(nn.Linear(1, 1), tmp_path / "x.pt")
     with pytest.raises(WeightsError, match=r"asks for the Python object 'torch\.nn\.modules\.linear\.Linear'"):
         convert(tmp_path / "x.pt", small, tmp_path / "out.safetensors")
@@ -146,8 +149,9 @@ def test_truncated_zip(small, checkpoint, tmp_path):
         convert(checkpoint, small, tmp_path / "out.safetensors")
 
 
+@pytest.mark.fault(57)
 @pytest.mark.parametrize("name", ["efficient_pban", "rqi_maniqa"])
-def test_r57_real_critics_round_trip_through_their_published_layout(name, tmp_path):
+def test_real_critics_round_trip_through_their_published_layout(name, tmp_path):
     cls = critic_class(name)
     torch.manual_seed(3)
     critic = cls.tiny().eval()
@@ -206,7 +210,8 @@ def test_alias_that_differs_in_the_published_layout(small, small_class, as_publi
         small_class.aliases = (("again.", "body."),)
 
 
-def test_r55_the_environment_cannot_switch_the_safe_loader_off(small, tmp_path, monkeypatch):
+@pytest.mark.fault(55)
+def test_the_environment_cannot_switch_the_safe_loader_off(small, tmp_path, monkeypatch):
     """Torch has a variable that makes unsafe loading the default; what we ask for by name stays."""
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     torch.save({"params": Bomb(tmp_path / "executed")}, tmp_path / "x.pt")

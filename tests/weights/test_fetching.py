@@ -15,7 +15,7 @@ import time
 import pytest
 import torch
 
-from sr_perceptual_loss._checks import WeightsError
+from sr_perceptual_loss.errors import WeightsError
 from sr_perceptual_loss.weights import fetching, pins, store
 from sr_perceptual_loss.weights.hub import HubError
 
@@ -63,7 +63,8 @@ def test_fetch_again_asks_for_the_pinned_commit(store_home, fetch, hub):
     assert hub.asked[-1] == "f" * 40
 
 
-def test_r54_another_file_under_the_same_name_is_refused(store_home, fetch, hub):
+@pytest.mark.fault(54)
+def test_another_file_under_the_same_name_is_refused(store_home, fetch, hub):
     path = fetch()
     path.unlink()
     old, hub.sha256 = hub.sha256, "1" * 64
@@ -75,7 +76,8 @@ def test_r54_another_file_under_the_same_name_is_refused(store_home, fetch, hub)
     assert not path.exists()
 
 
-def test_r54_hash_of_the_card_is_compared_before_the_download(store_home, fetch, hub):
+@pytest.mark.fault(54)
+def test_hash_of_the_card_is_compared_before_the_download(store_home, fetch, hub):
     words = f"has SHA-256 {hub.sha256}, but this version of the package pins {'2' * 64}"
     with pytest.raises(WeightsError, match=words):
         fetch(sha256="2" * 64)
@@ -89,7 +91,8 @@ def test_file_made_from_another_checkpoint_than_the_card_wants(store_home, locat
         locate("local", {"official": dataclasses.replace(entry, sha256="2" * 64)})
 
 
-def test_r54_download_with_a_flipped_byte(store_home, fetch, hub):
+@pytest.mark.fault(54)
+def test_download_with_a_flipped_byte(store_home, fetch, hub):
     hub.content = hub.content[:-1] + bytes([hub.content[-1] ^ 1])
     words = rf"is damaged: got SHA-256 .*, the hub promised {hub.sha256}.*srpl fetch small"
     with pytest.raises(WeightsError, match=words):
@@ -104,7 +107,8 @@ def test_hub_without_a_hash_still_pins_our_own(store_home, fetch, hub):
     assert pinned(store_home)["sha256"] == expected
 
 
-def test_r54_converted_file_that_changed_is_refused(store_home, locate, hub):
+@pytest.mark.fault(54)
+def test_converted_file_that_changed_is_refused(store_home, locate, hub):
     path = locate("official")
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -129,7 +133,8 @@ def _killed_in_the_download(content, home, entry, small_class):
     store.fetch("small", entry, remap=small_class.remap_official, build=small_class)
 
 
-def test_r58_killed_download_frees_the_lock_and_is_started_anew(store_home, fetch, hub, entry, small_class):
+@pytest.mark.fault(58)
+def test_killed_download_frees_the_lock_and_is_started_anew(store_home, fetch, hub, entry, small_class):
     arguments = (hub.content, str(store_home), entry, small_class)
     victim = multiprocessing.get_context("fork").Process(target=_killed_in_the_download, args=arguments, daemon=True)
     victim.start()
@@ -172,8 +177,9 @@ def _on_a_full_disk(home, entry, small_class, checkpoint, link, answers):
         answers.put("no error")
 
 
+@pytest.mark.fault(59)
 @pytest.mark.parametrize(("link", "words"), [(False, "could not be downloaded"), (True, "cannot be written")])
-def test_r59_write_that_the_system_refuses_leaves_nothing(
+def test_write_that_the_system_refuses_leaves_nothing(
     store_home, entry, small_class, checkpoint, fetch, hub, link, words
 ):
     """A limit on file sizes stands in for a full disk, in the download and in the conversion."""
@@ -200,8 +206,9 @@ def test_hash_is_computed_once_per_process(store_home, locate, hub, monkeypatch)
     assert path not in opened
 
 
+@pytest.mark.fault(52)
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
-def test_r52_offline_variable(store_home, locate, hub, monkeypatch, variable):
+def test_offline_variable(store_home, locate, hub, monkeypatch, variable):
     monkeypatch.setenv(variable, "1")
     with pytest.raises(WeightsError) as error:
         locate("official")
@@ -210,7 +217,8 @@ def test_r52_offline_variable(store_home, locate, hub, monkeypatch, variable):
     assert hub.asked == []
 
 
-def test_r52_no_connection(store_home, locate, hub, monkeypatch):
+@pytest.mark.fault(52)
+def test_no_connection(store_home, locate, hub, monkeypatch):
     def down(*_):
         raise HubError("ConnectError: no route to host")
 
@@ -232,7 +240,8 @@ def test_checkpoint_that_does_not_fit_leaves_nothing(store_home, hub, entry, sma
     assert list((store_home / "weights").iterdir()) == []
 
 
-def test_r58_leftovers_of_a_killed_download_are_removed(store_home, fetch, hub):
+@pytest.mark.fault(58)
+def test_leftovers_of_a_killed_download_are_removed(store_home, fetch, hub):
     folder = store_home / "weights" / ".download"
     folder.mkdir(parents=True)
     (folder / "half").write_bytes(b"x")
@@ -259,7 +268,8 @@ def test_damaged_lock_file(store_home, fetch, hub):
         fetch()
 
 
-def test_r59_store_that_cannot_be_made(tmp_path, monkeypatch, fetch, hub):
+@pytest.mark.fault(59)
+def test_store_that_cannot_be_made(tmp_path, monkeypatch, fetch, hub):
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("SRPL_HOME", str(tmp_path / "file" / "store"))
     with pytest.raises(WeightsError, match=r"store cannot be written or locked.*Set SRPL_HOME"):
@@ -278,7 +288,8 @@ def test_install_of_a_checkpoint_by_hand(store_home, locate, small_class, entry,
         store.install("small", entry, checkpoint.with_name("none.pt"), small_class(), key=None, suggest=None)
 
 
-def test_r47_threads_that_ask_at_once_download_once(store_home, fetch, hub, monkeypatch):
+@pytest.mark.fault(47)
+def test_threads_that_ask_at_once_download_once(store_home, fetch, hub, monkeypatch):
     real = hub.download
 
     def slow(*args):
@@ -317,7 +328,8 @@ def _rank(content, home, entry, small_class, answers):
     answers.put((Counting.downloads, store.read(path).sha256))
 
 
-def test_r47_processes_that_ask_at_once_download_once(store_home, entry, small_class, checkpoint):
+@pytest.mark.fault(47)
+def test_processes_that_ask_at_once_download_once(store_home, entry, small_class, checkpoint):
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
     arguments = (checkpoint.read_bytes(), str(store_home), entry, small_class, answers)

@@ -6,18 +6,20 @@ import dataclasses
 
 import pytest
 
-from sr_perceptual_loss._checks import InputError, WeightsError
+from sr_perceptual_loss.errors import InputError, WeightsError
 from sr_perceptual_loss.weights import save_weights
 
 LEVEL = "SRPL_REQUIRE_LICENCE"
 
 
-def test_r60_unknown_licence_is_shown_where_weights_are_missing(store_home, locate, entry):
+@pytest.mark.fault(60)
+def test_unknown_licence_is_shown_where_weights_are_missing(store_home, locate, entry):
     unknown = dataclasses.replace(entry, licence="", commercial_use=None)
     with pytest.raises(WeightsError, match="licence: not stated"):
         locate("local", {"official": unknown})
 
 
+@pytest.mark.fault(60)
 @pytest.mark.parametrize(
     ("level", "licence", "commercial", "passes"),
     [
@@ -30,7 +32,7 @@ def test_r60_unknown_licence_is_shown_where_weights_are_missing(store_home, loca
         ("commercial", "", True, False),
     ],
 )
-def test_r60_switch_refuses_before_the_download(
+def test_switch_refuses_before_the_download(
     store_home, locate, hub, entry, small, tmp_path, monkeypatch, level, licence, commercial, passes
 ):
     monkeypatch.setenv(LEVEL, level)
@@ -48,7 +50,8 @@ def test_r60_switch_refuses_before_the_download(
     assert hub.downloads == 0 and not store_home.exists()
 
 
-def test_r60_misspelt_switch_lets_nothing_through(store_home, locate, small, tmp_path, monkeypatch):
+@pytest.mark.fault(60)
+def test_misspelt_switch_lets_nothing_through(store_home, locate, small, tmp_path, monkeypatch):
     monkeypatch.setenv(LEVEL, "comercial")
     save_weights(small, tmp_path / "mine.safetensors", licence="MIT", commercial_use=True)
     for weights in ("official", tmp_path / "mine.safetensors"):
@@ -56,7 +59,8 @@ def test_r60_misspelt_switch_lets_nothing_through(store_home, locate, small, tmp
             locate(weights)
 
 
-def test_r60_damaged_files_keep_their_own_message(store_home, locate, tmp_path, monkeypatch):
+@pytest.mark.fault(60)
+def test_damaged_files_keep_their_own_message(store_home, locate, tmp_path, monkeypatch):
     monkeypatch.setenv(LEVEL, "stated")
     (tmp_path / "x.safetensors").write_bytes(b"<html>")
     assert locate(tmp_path / "x.safetensors") == tmp_path / "x.safetensors"

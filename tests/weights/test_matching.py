@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sr_perceptual_loss._checks import WeightsError
+from sr_perceptual_loss.errors import WeightsError
 from sr_perceptual_loss.weights.matching import drop_aliases, load_state, own_entries
 
 
@@ -21,7 +21,8 @@ def test_fills_the_aliases_and_both_names(small_class, state):
     assert torch.equal(critic.state_dict()["again.0.weight"], state["body.0.weight"])
 
 
-def test_r56_counts_and_first_five_names(small_class, state):
+@pytest.mark.fault(56)
+def test_counts_and_first_five_names(small_class, state):
     keys = list(state)
     wrong = {f"x{i}": torch.zeros(1) for i in range(7)}
     wrong[keys[0]] = torch.zeros(5, 5)

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from sr_perceptual_loss._checks import WeightsError
+from sr_perceptual_loss.errors import WeightsError
 from sr_perceptual_loss.weights import places, save_weights, store
 
 
@@ -28,7 +28,8 @@ def test_home_is_read_at_call_time(monkeypatch, tmp_path, variables, expected):
     assert str(store.home()) == expected.format(home=tmp_path)
 
 
-def test_r52_local_never_touches_the_network(store_home, locate, monkeypatch):
+@pytest.mark.fault(52)
+def test_local_never_touches_the_network(store_home, locate, monkeypatch):
     def blocked(*_, **__):
         raise AssertionError("a connection was opened")
 

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from sr_perceptual_loss import critics
-from sr_perceptual_loss._checks import InputError, WeightsError
 from sr_perceptual_loss.critics.registry import create_critic, critic_class
+from sr_perceptual_loss.errors import InputError, WeightsError
 from sr_perceptual_loss.weights import absolute
 from sr_perceptual_loss.weights.absolute import ABSOLUTE, recognise
 from sr_perceptual_loss.weights.checkpoint import read_checkpoint

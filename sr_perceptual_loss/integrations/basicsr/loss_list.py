@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sr_perceptual_loss._checks import InputError, check_choice, check_known_keys
-from sr_perceptual_loss.functional.balance import GradNormBalancer
-from sr_perceptual_loss.functional.ranks import world_size
-from sr_perceptual_loss.integrations.basicsr.agreeing import call_together, check_finite
+from sr_perceptual_loss.checks import check_choice, check_known_keys
+from sr_perceptual_loss.errors import InputError
+from sr_perceptual_loss.integrations.basicsr.finite import check_finite, sync_errors
 from sr_perceptual_loss.integrations.basicsr.slots import StockSlot, build_entry, entry_name, takes_schedule
+from sr_perceptual_loss.losses.balance import GradNormBalancer
 from sr_perceptual_loss.losses.base import PairLoss
+from sr_perceptual_loss.losses.distributed import world_size
 from sr_perceptual_loss.losses.frozen import share_critics
-from sr_perceptual_loss.losses.guard import HackingGuard
 from sr_perceptual_loss.losses.schedule import Schedule
+from sr_perceptual_loss.monitor.guard import HackingGuard
 
 __all__ = ["LossList"]
 
@@ -56,7 +57,7 @@ class LossList(nn.Module):
             if name in members:
                 raise InputError(f"{where}: a second entry would be logged as '{name}'; give it its own `name:`.")
             members[name] = build_entry(entry, where)
-            schedule = Schedule.of(entry.get("schedule"))
+            schedule = Schedule.from_config(entry.get("schedule"))
             if not schedule.constant and not takes_schedule(entry["type"]):
                 self._schedules[name] = schedule
         # Not a ModuleDict attribute access: a name such as "type" would clash with nn.Module's own attributes.
@@ -199,7 +200,7 @@ class LossList(nn.Module):
         agreed = ours is not None and ours.on_nonfinite == "raise_all"
         if own.requires_grad and not agreed:
             own.register_hook(lambda gradient: self._check_gradient(gradient, name))
-        result = member(own, gt) if agreed else call_together(lambda: member(own, gt), name, output.device)
+        result = member(own, gt) if agreed else sync_errors(lambda: member(own, gt), name, output.device)
         self._called.add(name)
         values = [v for v in (result if isinstance(result, tuple) else (result,)) if v is not None]
         if not values or any(v.dim() != 0 for v in values):

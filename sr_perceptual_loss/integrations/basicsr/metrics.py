@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from basicsr.utils.registry import METRIC_REGISTRY
 
-from sr_perceptual_loss._checks import InputError, as_int, check_choice
+from sr_perceptual_loss.checks import as_int, check_choice
 from sr_perceptual_loss.critics.registry import list_critics
-from sr_perceptual_loss.functional.crops import CropPlan, crop_pairs
+from sr_perceptual_loss.errors import InputError
+from sr_perceptual_loss.ops.crops import CropPlan, crop_pairs
 from sr_perceptual_loss.losses.frozen import FrozenCritic
 
 __all__ = ["critic_metric"]
@@ -86,7 +87,7 @@ def critic_metric(
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     frozen = _cached_critic(critic, weights, critic_size, place)
     fixed = frozen.critic.input_size.fixed
-    plan = CropPlan.of(crops if crops is not None else FIXED_SIZE_CROPS if fixed else None)
+    plan = CropPlan.from_config(crops if crops is not None else FIXED_SIZE_CROPS if fixed else None)
     generator = torch.Generator().manual_seed(plan.seed)
     with torch.no_grad():
         pairs = crop_pairs(sr.to(place), hr.to(place), plan, plan.size or fixed, generator)

@@ -24,13 +24,14 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sr_perceptual_loss._checks import InputError, NonFiniteError, check_known_keys, nearest
-from sr_perceptual_loss.integrations.basicsr.agreeing import FiniteCheck, notes_of_all
+from sr_perceptual_loss.checks import check_known_keys, nearest
+from sr_perceptual_loss.errors import InputError, NonFiniteError
+from sr_perceptual_loss.integrations.basicsr.finite import FiniteCheck, gather_messages
 from sr_perceptual_loss.integrations.basicsr.losses import LossList
 from sr_perceptual_loss.integrations.basicsr.saving import read_side_state, save_side_state, side_file, whole_files
 from sr_perceptual_loss.losses.base import PairLoss
-from sr_perceptual_loss.losses.guard import HackingError, HackingGuard
-from sr_perceptual_loss.losses.guard_measures import FIDELITY
+from sr_perceptual_loss.monitor.guard import HackingError, HackingGuard
+from sr_perceptual_loss.monitor.measures import FIDELITY
 
 __all__ = [
     "PerceptualESRGANModel",
@@ -226,7 +227,7 @@ class PerceptualMixin:
             get_root_logger().warning(f"{path}: start anew: {missing}; no longer there: {unknown}.")
         if losses.guard is not None and state["guard"] is not None:
             losses.guard.load_state_dict(state["guard"])
-            losses.guard.restrain(losses.pair_losses())
+            losses.guard.limit_weight(losses.pair_losses())
 
     def _watch_gradients(self) -> None:
         """Look at the gradients before each optimizer step: the last door before the weights."""
@@ -254,7 +255,7 @@ def _check_gradients(
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if not parameters or bool(torch.isfinite(torch.nn.utils.get_total_norm([p.grad for p in parameters]))):
         return
-    for note in notes_of_all(notes) if shared else notes:
+    for note in gather_messages(notes) if shared else notes:
         raise NonFiniteError(f"{note}. Stopped before the optimizer step.")
     for p in parameters:
         if not bool(torch.isfinite(p.grad).all()):

@@ -15,10 +15,10 @@ from basicsr.models.esrgan_model import ESRGANModel
 from basicsr.utils.options import parse_options
 from torch import Tensor
 
-from sr_perceptual_loss._checks import InputError
+from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.integrations.basicsr.losses import LossList
 from sr_perceptual_loss.integrations.basicsr.projects import ensure_model
-from sr_perceptual_loss.losses.probe import PairFunction, ProbeReport, probe
+from sr_perceptual_loss.monitor.probe import PairFunction, ProbeReport, probe
 
 __all__ = ["losses_of", "probe_model", "probe_yaml"]
 

@@ -11,15 +11,16 @@ import yaml
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import nn
 
-from sr_perceptual_loss._checks import InputError, UnknownNameError, as_int, nearest
+from sr_perceptual_loss.checks import as_int, nearest
+from sr_perceptual_loss.errors import InputError, UnknownNameError
 from sr_perceptual_loss.integrations.basicsr.models import perceptual
 
-__all__ = ["CAMixerMends", "ensure_model", "model_type_of"]
+__all__ = ["CAMixerCompat", "ensure_model", "model_type_of"]
 
 PREFIX = "Perceptual"
 
 
-class CAMixerMends:
+class CAMixerCompat:
     """What CAMixerSR's ``CAModel`` needs as shipped (icandle/CAMixerSR d690b12); its own training step stays.
 
     * Its network reads ``self.ratio`` in train mode and never sets it: the number is in each of its mixers.
@@ -80,7 +81,7 @@ class Draws:
         model: its ``draw`` is set.
     """
 
-    def __init__(self, loader: Any, draws: int, model: CAMixerMends) -> None:
+    def __init__(self, loader: Any, draws: int, model: CAMixerCompat) -> None:
         self.loader, self.draws, self.model = loader, draws, model
         self.dataset = loader.dataset
 
@@ -95,7 +96,7 @@ class Draws:
 
 
 #: Model class of a project -> what it needs beside the list of losses.
-MENDS: dict[str, type] = {"CAModel": CAMixerMends}
+COMPAT: dict[str, type] = {"CAModel": CAMixerCompat}
 
 
 def model_type_of(basicsr_args: Sequence[str]) -> str | None:
@@ -132,8 +133,8 @@ def ensure_model(model_type: str | None) -> None:
     base = model_type.removeprefix(PREFIX)
     if model_type.startswith(PREFIX) and base in MODEL_REGISTRY:
         stock = MODEL_REGISTRY.get(base)
-        if base in MENDS:
-            stock = type(base, (MENDS[base], stock), {"__module__": __name__, "__doc__": stock.__doc__})
+        if base in COMPAT:
+            stock = type(base, (COMPAT[base], stock), {"__module__": __name__, "__doc__": stock.__doc__})
         perceptual(stock, model_type)
         return
     raise UnknownNameError(

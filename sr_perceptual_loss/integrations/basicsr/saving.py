@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from basicsr.utils import get_root_logger
 
-from sr_perceptual_loss._checks import WeightsError
+from sr_perceptual_loss.errors import WeightsError
 
 __all__ = ["read_side_state", "save_side_state", "side_file", "whole_files"]
 

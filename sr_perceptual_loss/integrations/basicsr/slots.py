@@ -15,8 +15,9 @@ from basicsr.losses import build_loss
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
-from sr_perceptual_loss._checks import InputError, UnknownNameError, check_known_keys, nearest
+from sr_perceptual_loss.checks import check_known_keys, nearest
 from sr_perceptual_loss.critics.registry import list_critics
+from sr_perceptual_loss.errors import InputError, UnknownNameError
 from sr_perceptual_loss.losses.base import PairLoss
 
 __all__ = ["SlotPair", "StockSlot", "build_entry", "entry_name", "parameters_of", "takes_schedule"]

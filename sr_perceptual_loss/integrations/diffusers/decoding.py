@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
-from sr_perceptual_loss._checks import InputError, as_int, check_choice
+from sr_perceptual_loss.checks import as_int, check_choice
+from sr_perceptual_loss.errors import InputError
 
 __all__ = ["CHECKPOINTS", "OVERSHOOTS", "check_decoder", "decode_latents", "to_unit_range"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sr_perceptual_loss._checks import InputError, NonFiniteError, as_int, check_choice
+from sr_perceptual_loss.checks import as_int, check_choice
+from sr_perceptual_loss.errors import InputError, NonFiniteError
 from sr_perceptual_loss.integrations.diffusers.decoding import (
     CHECKPOINTS,
     OVERSHOOTS,

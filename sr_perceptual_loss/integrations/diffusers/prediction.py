@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sr_perceptual_loss._checks import InputError, check_choice
+from sr_perceptual_loss.checks import check_choice
+from sr_perceptual_loss.errors import InputError
 
 __all__ = ["PREDICTION_TYPES", "error_gain", "predict_x0", "whole_timesteps"]
 

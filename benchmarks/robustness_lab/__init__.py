@@ -1,0 +1,1 @@
+"""Modules of the benchmark scripts beside this folder."""

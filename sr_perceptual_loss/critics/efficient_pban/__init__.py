@@ -1,0 +1,1 @@
+"""Efficient-PBAN: the published network and its inference form."""

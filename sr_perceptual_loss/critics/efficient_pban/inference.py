@@ -1,0 +1,139 @@
+"""Efficient-PBAN for weights that never change again: equal scores and gradients, a fraction of the work.
+
+Batch norms are folded into convolutions; query, key and value of a side come from one convolution, the offsets of the
+four deformable branches from another; the taps of all branches are one table; unused parts are absent; maps are
+channels-last; wide 3x3 convolutions take fewer products.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from sr_perceptual_loss.critics.base import Critic, TargetFeatures, normalise
+from sr_perceptual_loss.critics.efficient_pban.network import POOL, EfficientPBAN, MultiBranchDeformConv, PBABlock
+from sr_perceptual_loss.ops.deform_mix import tap_weights
+from sr_perceptual_loss.ops.deformable import deformable_taps
+from sr_perceptual_loss.ops.fold import folded, frozen_copy, merge_convs
+from sr_perceptual_loss.ops.winograd import with_winograd
+
+__all__ = ["EfficientPBANInference"]
+
+
+class MergedBranches(nn.Module):
+    """The four deformable branches and the 1x1 convolution after them, with merged tensors.
+
+    Args:
+        branches: the original; not modified.
+    """
+
+    def __init__(self, branches: MultiBranchDeformConv) -> None:
+        super().__init__()
+        self.sides = tuple(weight.shape[-1] for weight in branches.weights)
+        self.offsets = merge_convs(*(conv for conv in branches.param_generators if isinstance(conv, nn.Conv2d)))
+        self.taps = nn.Parameter(tap_weights(list(branches.weights)).detach(), requires_grad=False)
+        self.merge_conv = frozen_copy(branches.merge_conv)
+        with torch.no_grad():
+            # M (y + b) + m = M y + (M b + m)
+            weight, bias = branches.merge_conv.weight.flatten(1), branches.merge_conv.bias
+            assert bias is not None
+            merged = weight @ torch.cat(list(branches.biases)) + bias
+        self.merge_conv.bias = nn.Parameter(merged, requires_grad=False)
+
+    def forward(self, x: Tensor, kernels: str) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        out: Tensor = self.merge_conv(deformable_taps(x, self.offsets(x), self.taps, self.sides, kernels))
+        return out
+
+
+class MergedBlock(nn.Module):
+    """The attention block with merged projections.
+
+    Args:
+        block: the original; not modified.
+    """
+
+    def __init__(self, block: PBABlock) -> None:
+        super().__init__()
+        self.sr_projections = merge_convs(block.q1, block.k1, block.v1)
+        self.hr_projections = merge_convs(block.q2, block.k2, block.v2)
+        self.br1, self.br2 = MergedBranches(block.br1), MergedBranches(block.br2)
+        rest = frozen_copy(block)
+        for name in ("q1", "k1", "v1", "q2", "k2", "v2", "br1", "br2", "after_block3", "after_block4"):
+            delattr(rest, name)
+        del rest.SE.subchannel, rest.SE.shuffle.conv
+        self.rest = folded(rest)
+
+    def encode_target(self, hr: Tensor, kernels: str) -> TargetFeatures:
+        """(HR features, query, key, value)."""
+        query, key, value = self.hr_projections(hr).chunk(3, dim=1)
+        return hr, self.br2(query, kernels), key, value
+
+    def forward(self, sr: Tensor, target: TargetFeatures, kernels: str) -> tuple[Tensor, Tensor]:
+        """(N, C, H, W) features and :meth:`encode_target`'s result to (N, 2C, h, w) of both sides."""
+        query, key, value = self.sr_projections(sr).chunk(3, dim=1)
+        return self.rest.fuse(sr, (self.br1(query, kernels), key, value), target)
+
+
+class MergedHead(nn.Module):
+    """Pooled features of both sides to scores, without dropout.
+
+    Args:
+        critic: whose head; not modified.
+    """
+
+    def __init__(self, critic: EfficientPBAN) -> None:
+        super().__init__()
+        self.sides = nn.ModuleList(
+            nn.Sequential(frozen_copy(first), nn.ReLU(), frozen_copy(second), nn.ReLU())
+            for first, second in ((critic.fc11, critic.fc21), (critic.fc12, critic.fc22))
+        )
+        with torch.no_grad():
+            # Nothing stands between the two last linear layers.
+            self.weight = nn.Parameter(critic.out.weight @ critic.fc.weight, requires_grad=False)
+            bias = critic.out.weight @ critic.fc.bias + critic.out.bias
+        self.bias = nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        """Both sides' (N, 2C, h, w) -> (N,)."""
+        pooled = [F.adaptive_avg_pool2d(each, POOL).flatten(1) for each in maps]
+        hidden = [side(each) for side, each in zip(self.sides, pooled, strict=True)]
+        return F.linear(torch.cat(hidden, dim=1), self.weight, self.bias).squeeze(1)
+
+
+class EfficientPBANInference(Critic):
+    """What ``EfficientPBAN.inference_form()`` gives: frozen, in eval mode, with a state dict of its own.
+
+    Args:
+        critic: the original; not modified.
+    """
+
+    card = EfficientPBAN.card
+
+    def __init__(self, critic: EfficientPBAN) -> None:
+        super().__init__(config=critic.config, input_size=critic.input_size)
+        self.autocast_dtype, self.kernels = critic.autocast_dtype, critic.kernels
+        self.sr_constants, self.hr_constants = critic.sr_constants, critic.hr_constants
+        self.trunk = nn.Sequential(folded(critic.stem), folded(critic.layer2_1))
+        self.block = MergedBlock(critic.block2)
+        self.head = MergedHead(critic)
+        with_winograd(self)
+        self.to(memory_format=torch.channels_last)
+        self.eval()
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """The form of a tiny critic."""
+        return cls(EfficientPBAN.tiny())
+
+    def _features(self, image: Tensor, constants: tuple[tuple[float, ...], tuple[float, ...]]) -> Tensor:
+        features: Tensor = self.trunk(normalise(image, *constants).contiguous(memory_format=torch.channels_last))
+        return features
+
+    def _encode_target(self, hr: Tensor) -> TargetFeatures:
+        return self.block.encode_target(self._features(hr, self.hr_constants), self.kernels)
+
+    def _compare(self, sr: Tensor, hr: Tensor, target: TargetFeatures) -> Tensor:
+        return self.head(*self.block(self._features(sr, self.sr_constants), target, self.kernels))

@@ -1,0 +1,1 @@
+"""RQI on AHIQ: the published network and its inference form."""

@@ -1,0 +1,1 @@
+"""RQI on MANIQA: the published network and its inference form."""

@@ -1,0 +1,1 @@
+"""RQI on TOPIQ-FR: the published network and its inference form."""

@@ -1,0 +1,1 @@
+"""Texture statistics: a critic without weights."""

@@ -1,0 +1,1 @@
+"""Data readers, evaluation and training of critics; imported by nothing but `cli/`."""

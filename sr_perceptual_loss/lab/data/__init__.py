@@ -1,0 +1,1 @@
+"""Label files and images of public image-quality data sets."""

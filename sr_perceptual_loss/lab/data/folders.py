@@ -1,0 +1,112 @@
+"""Where images lie: one listing per folder, names compared without regard to case."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from sr_perceptual_loss.lab.data.images import SUFFIXES
+from sr_perceptual_loss.lab.data.labels import Problems
+from sr_perceptual_loss.lab.data.rows import Row
+
+__all__ = ["ImageFolder"]
+
+
+class ImageFolder:
+    """The images of one place of a data set.
+
+    Published copies differ in the case of names (``I01.BMP``, ``i25.bmp``), in folder names and in nesting. A name is
+    looked up as it is first, then without regard to case.
+
+    Args:
+        root: of the data set.
+        names: folder names under the root that the set was published with. The first that exists is used.
+        every: use all of ``names`` that exist together.
+        deep: search sub-folders too (links to folders are not followed).
+    """
+
+    SHOWN = 5
+
+    def __init__(self, root: Path, names: Sequence[str], *, every: bool = False, deep: bool = False) -> None:
+        self._root = root
+        self._names = tuple(names)
+        self._deep = deep
+        existing = [root / name for name in names if _is_folder(root / name)]
+        self._folders = existing if every else existing[:1]
+        self._index: dict[str, list[Path]] | None = None
+        self._asked: dict[str, Path] = {}
+        self._missing: dict[str, Row] = {}
+        self._ambiguous: dict[str, tuple[Row, list[Path]]] = {}
+
+    def find(self, name: str, row: Row, *, otherwise: str = "") -> Path:
+        """The image of this name.
+
+        Args:
+            name: file name without folders.
+            row: where the name stands, for the report.
+            otherwise: sub-folder to assume in the path of an image that is not there.
+
+        Returns:
+            The path as it is on disk, or as it would be if the image were there.
+        """
+        known = self._asked.get(name)  # references are asked for once per version
+        if known is None:
+            known = self._asked[name] = self._look_up(name, row, otherwise)
+        return known
+
+    def _look_up(self, name: str, row: Row, otherwise: str) -> Path:
+        hits = self._listing().get(name.lower(), [])
+        hits = [path for path in hits if path.name == name] or hits
+        if len(hits) > 1:
+            self._ambiguous[name] = (row, hits)
+        if hits:
+            return hits[0]
+        self._missing[name] = row
+        base = self._folders[0] if self._folders else self._root / self._names[0]
+        return base / otherwise / name
+
+    def report(self, problems: Problems) -> None:
+        """Note missing folders, missing images (one entry with their number) and names that occur twice."""
+        if not self._asked:
+            return
+        if not self._folders:
+            wanted = " or ".join(f"{name}/" for name in self._names)
+            problems.add(self._root, None, f"no folder {wanted}; {len(self._asked)} images of the labels lie in it.")
+            return
+        if self._missing:
+            row = next(iter(self._missing.values()))
+            first = [f"{name} (line {r.line})" for name, r in list(self._missing.items())[: self.SHOWN]]
+            rest = ", ..." if len(self._missing) > self.SHOWN else ""
+            where = ", ".join(str(folder) for folder in self._folders)
+            problems.add(
+                row.file,
+                row.line,
+                f"{len(self._missing)} of {len(self._asked)} images are missing in {where}: {', '.join(first)}{rest}",
+            )
+        for name, (row, hits) in self._ambiguous.items():
+            problems.add(row.file, row.line, f"{name} is there {len(hits)} times: {_some(hits)}; leave one of them.")
+
+    def _listing(self) -> dict[str, list[Path]]:
+        if self._index is None:
+            self._index = {}
+            for path in sorted(p for folder in self._folders for p in self._files(folder)):
+                self._index.setdefault(path.name.lower(), []).append(path)
+        return self._index
+
+    def _files(self, folder: Path) -> Iterator[Path]:
+        for place, folders, files in os.walk(folder):
+            if not self._deep:
+                folders.clear()
+            yield from (Path(place) / name for name in files if name.lower().endswith(SUFFIXES))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # no name that a folder can have: too long, or a zero in it
+        return False
+
+
+def _some(paths: Sequence[Path]) -> str:
+    return ", ".join(str(path) for path in paths[:3]) + (", ..." if len(paths) > 3 else "")

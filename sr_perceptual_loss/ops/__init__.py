@@ -1,0 +1,1 @@
+"""Operators that several critics or losses share."""

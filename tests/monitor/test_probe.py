@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from pairs import make_pair
+
+from sr_perceptual_loss import CriticLoss, InputError, NonFiniteError, SSIMLoss
+from sr_perceptual_loss.monitor.probe import probe
+
+
+def linear(direction):
+    """A loss whose gradient at every image is the given direction."""
+    return lambda sr, hr: (sr * direction).sum()
+
+
+def basis(i, size=3.0):
+    d = torch.zeros(1, 3, 4, 4)
+    d.view(-1)[i] = size
+    return d
+
+
+BATCHES = [(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4))] * 3
+
+
+def test_norms_cosines_and_factors_of_known_gradients():
+    losses = {"a": linear(basis(0)), "b": linear(basis(1, 12.0)), "c": linear(-basis(0, 0.5))}
+    report = probe(losses, BATCHES, weights={"a": 1.0, "b": 0.1})
+    assert report.norms == pytest.approx({"a": 3.0, "b": 12.0, "c": 0.5})
+    assert report.cosines == pytest.approx({("a", "b"): 0.0, ("a", "c"): -1.0, ("b", "c"): 0.0})
+    assert report.factors == pytest.approx({"a": 1.0, "b": 0.25, "c": 6.0})
+    assert report.spread == pytest.approx({"a": 1.0, "b": 1.0, "c": 1.0}) and report.batches == 3
+    rows = {row["name"]: row for row in report.as_dict()["losses"]}
+    assert rows["b"]["weight_proposed"] == pytest.approx(0.025)
+    assert rows["c"]["weight_proposed"] is None
+    assert rows["b"]["share_now"] == pytest.approx(12 / 15.5)
+
+
+def test_wanted_shares_come_out():
+    sr, hr = make_pair(2, 48, 48)
+    losses = {
+        "l1": torch.nn.L1Loss(),
+        "ssim": SSIMLoss(loss_weight=0.3),
+        "haarpsi": CriticLoss("haarpsi", loss_weight=7.0),
+    }
+    shares = {"l1": 2, "ssim": 1, "haarpsi": "1"}
+    factors = probe(losses, [(sr, hr)], shares=shares).factors
+    again = {n: (lambda s, h, n=n, f=factors[n]: f * losses[n](s, h)) for n in losses}
+    found = probe(again, [(sr, hr)], shares=shares)
+    total = sum(found.norms.values())
+    assert {n: v / total for n, v in found.norms.items()} == pytest.approx({"l1": 0.5, "ssim": 0.25, "haarpsi": 0.25})
+    assert found.factors == pytest.approx({"l1": 1.0, "ssim": 1.0, "haarpsi": 1.0})
+
+
+def test_a_loss_that_does_not_pull_is_named_not_divided_by():
+    report = probe({"a": linear(basis(0)), "dead": lambda sr, hr: sr.sum() * 0}, BATCHES)
+    assert report.factors["dead"] is None
+    with pytest.raises(InputError, match="'dead' does not pull"):
+        probe({"a": linear(basis(0)), "dead": lambda sr, hr: sr.sum() * 0}, BATCHES, reference="dead")
+
+
+def test_bad_arguments():
+    losses = {"a": linear(basis(0)), "b": linear(basis(1))}
+    with pytest.raises(InputError, match=r"unknown key 'bb'. Did you mean 'b'"):
+        probe(losses, BATCHES, shares={"a": 1, "bb": 1})
+    with pytest.raises(InputError, match="none for b"):
+        probe(losses, BATCHES, shares={"a": 1})
+    with pytest.raises(InputError, match="share of b: got 0"):
+        probe(losses, BATCHES, shares={"a": 1, "b": 0})
+    with pytest.raises(InputError, match="reference 'c' is no loss"):
+        probe(losses, BATCHES, reference="c")
+    with pytest.raises(InputError, match="got no batches"):
+        probe(losses, [])
+    with pytest.raises(InputError, match="got no losses"):
+        probe({}, BATCHES)
+    with pytest.raises(NonFiniteError, match="b or its gradient"):
+        probe({"a": linear(basis(0)), "b": lambda sr, hr: sr.sum() * float("nan")}, BATCHES)
+
+
+def test_the_callers_tensors_are_left_alone():
+    sr, hr = make_pair(1, 32, 32)
+    sr = (sr.requires_grad_() * 1.0).detach().requires_grad_()
+    probe({"ssim": SSIMLoss()}, [(sr, hr)])
+    assert sr.grad is None
