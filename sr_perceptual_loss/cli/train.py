@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -27,26 +26,10 @@ def train(
     """
     import sr_perceptual_loss.critics  # noqa: F401  registers them
     from sr_perceptual_loss.lab.training.config import read_config
-    from sr_perceptual_loss.lab.training.lite.settings import is_lite
     from sr_perceptual_loss.lab.training.loop import train as run
 
-    if is_lite(config):
-        _train_lite(config, overrides or (), resume=resume)
-        return
     settings = read_config(config, overrides or ())
     result = run(settings, resume=resume)
     say(f"{result.steps} steps; best validation {settings.select} {result.best:.4f} at {result.best_step}")
     typer.echo(f"{result.weights}\t{result.best:.6f}")
 
-
-def _train_lite(config: Path, overrides: Sequence[str], *, resume: bool) -> None:
-    """``scheme: synthetic``: rqi_lite from photographs, in one or several calls."""
-    from sr_perceptual_loss.lab.training.lite.loop import train_lite
-    from sr_perceptual_loss.lab.training.lite.settings import read_lite_config
-
-    result = train_lite(read_lite_config(config, overrides), resume=resume)
-    if not result.finished:
-        say(f"{result.steps} steps; not finished, go on with --resume")
-        return
-    say(f"{result.steps} steps; held-out SRCC to its own labels {result.srcc:.4f}; see card.md beside the weights")
-    typer.echo(f"{result.weights}\t{result.srcc:.6f}")

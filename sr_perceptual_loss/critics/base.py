@@ -1,27 +1,29 @@
-"""The contract of a critic: an image pair in, one score per pair out, higher is better.
+"""The interface of a critic: an image pair in, one score per pair out, higher is better.
 
-A critic does not know that it is a loss: no weights files, signs, crops, freezing or schedules here, so the same class
-is trained, evaluated and used as a loss.
+A critic does not know that it is a loss: no signs, crops, freezing or schedules here, so that the same class is trained,
+evaluated and used as a loss. A new critic is one file: a subclass of :class:`Critic` with a ``card``,
+``_encode_target`` and ``_compare``, decorated with ``register_critic`` and imported in ``critics/__init__.py``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
-from sr_perceptual_loss.checks import MINUS_ONE_TO_ONE, RANGE_CHECKED_CALLS, check_pair, check_range
+from sr_perceptual_loss.checks import RangeCheck, check_pair
 from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.weights.manifest import WeightsEntry
 
-__all__ = ["Critic", "CriticCard", "SizeRule", "TargetFeatures", "normalise"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Critic", "CriticCard", "InferenceForm", "SizeRule", "TargetFeatures", "normalise"]
 
 #: What a critic computes from ``hr`` alone.
 TargetFeatures = tuple[Tensor, ...]
@@ -55,7 +57,7 @@ class SizeRule:
         return f"sides >= {self.minimum}{multiple}"
 
     def check(self, height: int, width: int, critic: str) -> None:
-        """Raise if the size cannot be scored.
+        """Raise if an image of this size cannot be scored.
 
         Args:
             height: image height.
@@ -63,14 +65,14 @@ class SizeRule:
             critic: name, for the message.
 
         Raises:
-            InputError: got, expected, cure.
+            InputError: with the sizes that the critic takes and how to get there.
         """
         if self.accepts(height, width):
             return
         side = self.fixed or self.minimum
         raise InputError(
             f"{critic}: got {height}x{width}, takes {self.describe()}. Score crops: CropPlan(size={side}) in a loss "
-            f"(YAML `crops: {{size: {side}}}`, with `gt_size: {side}` or larger), or let small patches grow with "
+            f"(YAML `crops: {{size: {side}}}`, with `gt_size: {side}` or larger), or enlarge small patches with "
             f"`crops: {{size: {side}, small: resize}}`."
         )
 
@@ -80,16 +82,14 @@ class CriticCard:
     """What a person should know about a critic before using it.
 
     Attributes:
-        name: file = registry name = YAML value = test id.
+        name: the critic's name in the registry, in YAML files and of its file or folder.
         paper: citation.
         input_size: sizes that the full network takes.
-        score_range: what trained weights give, roughly.
+        score_range: approximate range of the scores of trained weights.
         relative: True if 0 means "as good as the reference" and scores may be negative.
         symmetric: True if swapping the two images leaves the score as it is.
-        capped: True if a score above 0 ("better than the reference") is known to be an artefact: losses then use the
-            hinge unless told otherwise.
         differences: from the reference code, one sentence each.
-        weights: published or bundled weights by tag; empty for a weight-free critic. The first tag is the default one.
+        weights: published or bundled weights by tag; the first tag is the default one.
         needs_weights: False for a critic that is a formula.
     """
 
@@ -99,14 +99,13 @@ class CriticCard:
     score_range: tuple[float, float]
     relative: bool
     symmetric: bool = False
-    capped: bool = False
     differences: tuple[str, ...] = ()
     weights: Mapping[str, WeightsEntry] = field(default_factory=dict)
     needs_weights: bool = True
 
 
 def normalise(image: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(image - mean) / std per channel, the constants in the image's own precision.
+    """(image - mean) / std per channel, with the constants in the image's precision.
 
     Args:
         image: (N, C, H, W).
@@ -120,22 +119,32 @@ def normalise(image: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) ->
     return (image - image.new_tensor(mean).view(shape)) / image.new_tensor(std).view(shape)
 
 
-class Critic(nn.Module, ABC):
-    """Base of all critics.
+def _without_graph(hr: Tensor) -> Tensor:
+    """``hr`` detached; inference-mode tensors are copied, since autograd refuses them."""
+    hr = hr.detach()
+    return hr.clone() if hr.is_inference() and not torch.is_inference_mode_enabled() else hr
 
-    A subclass has a ``card``, an ``__init__`` whose arguments are plain numbers, strings and tuples (they are stored
-    with the weights), ``_encode_target`` and ``_compare``, and a ``tiny``.
+
+class Critic(nn.Module, ABC):
+    """Base class of all critics.
+
+    A subclass defines ``card``, ``_encode_target`` and ``_compare``. The arguments of its ``__init__`` are plain
+    numbers, strings and sequences, since they are stored with the weights. All have defaults.
 
     Args:
         config: the constructor's arguments by name.
         input_size: sizes that this instance takes; the card's by default.
     """
 
-    card: ClassVar[CriticCard]
+    card: CriticCard
     #: (duplicate prefix, kept prefix) where one module has two names in the published key layout.
     aliases: ClassVar[tuple[tuple[str, str], ...]] = ()
     #: Prefixes of published entries that never influence the score.
     unused: ClassVar[tuple[str, ...]] = ()
+    #: Prefixes of the parameters that the published training keeps fixed.
+    published_frozen: tuple[str, ...] = ()
+    #: What :meth:`inference_form` builds; the package of the critic connects the two.
+    inference_class: ClassVar[type[InferenceForm] | None] = None
 
     def __init__(self, config: Mapping[str, Any] | None = None, input_size: SizeRule | None = None) -> None:
         super().__init__()
@@ -145,29 +154,12 @@ class Critic(nn.Module, ABC):
         self.autocast_dtype: torch.dtype | None = None
         #: "auto": the fastest equal implementation for device and size; "reference": the operators as published.
         self.kernels = "auto"
-        self._range_checks_left = RANGE_CHECKED_CALLS
-        self._warned_range = False
-
-    def inference_form(self) -> Critic:
-        """A critic with the same scores and the same gradients to ``sr``, prepared for weights that never change again.
-
-        It may fold, merge or leave out parts, so its state dict is its own and it cannot be trained. Where nothing can
-        be gained it is this critic itself.
-
-        Returns:
-            A critic in eval mode that shares unchanged tensors with this one.
-        """
-        return self
-
-    @property
-    def published_frozen(self) -> tuple[str, ...]:
-        """Prefixes of what the reference training keeps fixed."""
-        return ()
+        self._check_range = RangeCheck(self.card.name)
 
     @classmethod
-    @abstractmethod
     def tiny(cls) -> Self:
-        """The same code path at a size that takes milliseconds on a CPU, for tests. Random weights."""
+        """The same network at a size that takes milliseconds on a CPU, for tests, with random weights."""
+        return cls()
 
     @staticmethod
     def remap_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -181,28 +173,41 @@ class Critic(nn.Module, ABC):
         """
         return dict(state)
 
+    def inference_form(self) -> Critic:
+        """A critic with the same scores and gradients to ``sr`` that needs less time and memory; for fixed weights.
+
+        It may merge or leave out parts. So it has its own state dict and its own target features, and it cannot be
+        trained. A critic without such a form, or with ``kernels = "reference"``, returns itself.
+
+        Returns:
+            A critic in eval mode that shares unchanged tensors with this one.
+        """
+        if self.inference_class is None or self.kernels == "reference":
+            return self
+        return self.inference_class(self)
+
     @abstractmethod
     def _encode_target(self, hr: Tensor) -> TargetFeatures:
-        """Everything that depends on ``hr`` alone; (N, 3, H, W) checked, in the compute dtype."""
+        """All that depends on ``hr`` alone; ``hr`` is (N, 3, H, W) in the compute dtype."""
 
     @abstractmethod
     def _compare(self, sr: Tensor, hr: Tensor, target: TargetFeatures) -> Tensor:
-        """Scores (N,) of checked images in the compute dtype."""
+        """Scores (N,) of images in the compute dtype and the result of ``_encode_target(hr)``."""
 
     def compute_dtype(self, image: Tensor) -> torch.dtype:
-        """The dtype of the parameters; for a formula the image's own, at least float32."""
+        """The dtype of the parameters; for a formula the image's dtype, at least float32."""
         for parameter in self.parameters():
             return parameter.dtype
         return torch.promote_types(image.dtype, torch.float32)
 
     def score(self, sr: Tensor, hr: Tensor, *, target_features: TargetFeatures | None = None) -> Tensor:
-        """Quality of ``sr`` judged against ``hr``; higher is better.
+        """Quality of ``sr`` compared with ``hr``; higher is better.
 
-        Computed in the critic's own precision (float32 unless cast) even inside autocast, unless ``autocast_dtype`` is
-        set on the critic. No gradient reaches ``hr``.
+        Computed in the critic's precision (float32 unless cast) even inside autocast, unless ``autocast_dtype`` is set.
+        No gradient reaches ``hr``. The value scale is checked in the first calls only.
 
         Args:
-            sr: judged image, (N, 3, H, W) RGB in [0, 1]; slight overshoot allowed, not clamped.
+            sr: SR (distorted) image, (N, 3, H, W) RGB in [0, 1]; slight overshoot is allowed and not clamped.
             hr: reference image, same shape.
             target_features: result of :meth:`encode_target` for this ``hr``, to save the work.
 
@@ -214,20 +219,33 @@ class Critic(nn.Module, ABC):
         """
         check_pair(sr, hr)
         self.input_size.check(sr.shape[2], sr.shape[3], self.card.name)
-        if len(sr) == 0:
-            return sr.sum((1, 2, 3)).to(self.compute_dtype(sr))
         self._check_range(sr, hr)
+        return self.score_checked(sr, hr, target_features)
+
+    def score_checked(self, sr: Tensor, hr: Tensor, target_features: TargetFeatures | None = None) -> Tensor:
+        """:meth:`score` without any validation, for callers that have validated the images.
+
+        Args:
+            sr: as in :meth:`score`.
+            hr: as in :meth:`score`.
+            target_features: as in :meth:`score`.
+
+        Returns:
+            (N,) scores.
+        """
         dtype = self.compute_dtype(sr)
-        with self._island(sr.device.type):
+        if sr.shape[0] == 0:
+            return sr.sum((1, 2, 3)).to(dtype)
+        with torch.autocast(sr.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
             target = self.encode_target(hr) if target_features is None else target_features
-            return self._compare(sr.to(dtype), self._plain(hr).to(dtype), target).to(dtype)
+            return self._compare(sr.to(dtype), _without_graph(hr).to(dtype), target).to(dtype)
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Same as :meth:`score`."""
         return self.score(sr, hr)
 
     def encode_target(self, hr: Tensor) -> TargetFeatures:
-        """Features of ``hr`` that several calls of :meth:`score` may share.
+        """Features of ``hr`` that several calls of :meth:`score` may share; no validation.
 
         A graph is recorded only while the critic itself is being trained.
 
@@ -235,11 +253,15 @@ class Critic(nn.Module, ABC):
             hr: (N, 3, H, W) RGB in [0, 1].
 
         Returns:
-            A tuple of tensors whose meaning is the critic's own.
+            A tuple of tensors whose meaning depends on the critic.
         """
-        trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
-        with torch.set_grad_enabled(trained), self._island(hr.device.type):
-            return self._encode_target(self._plain(hr).to(self.compute_dtype(hr)))
+        trained = torch.is_grad_enabled() and self._is_trained()
+        scope = torch.autocast(hr.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None)
+        with torch.set_grad_enabled(trained), scope:
+            return self._encode_target(_without_graph(hr).to(self.compute_dtype(hr)))
+
+    def _is_trained(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.parameters())
 
     def digest(self) -> str:
         """SHA-256 over names, dtypes, shapes and values of all tensors."""
@@ -249,23 +271,23 @@ class Critic(nn.Module, ABC):
             total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return total.hexdigest()
 
-    def _island(self, device_type: str) -> torch.autocast:
-        """The host's autocast never reaches inside; ``autocast_dtype`` is the only one that counts."""
-        enabled = self.autocast_dtype is not None
-        return torch.autocast(device_type=device_type, dtype=self.autocast_dtype, enabled=enabled)
 
-    @staticmethod
-    def _plain(hr: Tensor) -> Tensor:
-        """``hr`` without a graph; inference-mode tensors are copied, since autograd refuses them."""
-        hr = hr.detach()
-        return hr.clone() if hr.is_inference() and not torch.is_inference_mode_enabled() else hr
+class InferenceForm(Critic):
+    """Base class of what :meth:`Critic.inference_form` builds: in eval mode, not trainable, its own state dict.
 
-    def _check_range(self, sr: Tensor, hr: Tensor) -> None:
-        """Value scale: ``sr`` in the first calls; ``hr`` always on the CPU, elsewhere too in the first calls only."""
-        if torch.compiler.is_compiling() or (self._range_checks_left <= 0 and hr.device.type != "cpu"):
-            return
-        first = self._range_checks_left > 0
-        self._range_checks_left -= first
-        if check_range(sr if first else None, hr) and not self._warned_range:
-            self._warned_range = True
-            warnings.warn(f"{self.card.name}: {MINUS_ONE_TO_ONE}", stacklevel=3)
+    Args:
+        critic: the original; not modified, unchanged tensors are shared. Its card, config and settings are taken over.
+    """
+
+    def __init__(self, critic: Critic) -> None:
+        self.card = critic.card
+        # Not super(): a form may also inherit methods from the network, whose __init__ would build it again.
+        Critic.__init__(self, config=critic.config, input_size=critic.input_size)
+        self.autocast_dtype, self.kernels = critic.autocast_dtype, critic.kernels
+
+    def inference_form(self) -> Critic:
+        """This critic itself."""
+        return self
+
+    def _is_trained(self) -> bool:
+        return False

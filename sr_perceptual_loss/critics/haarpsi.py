@@ -1,8 +1,8 @@
-"""HaarPSI: Haar wavelet-based perceptual similarity index, in colour. No weights, so it always works.
+"""HaarPSI: Haar wavelet-based perceptual similarity index, in colour. It has no weights, so it always works.
 
 Differences from the authors' MATLAB code: values are in [0, 1] instead of 0..255 (scaled inside), a small constant
-keeps two structureless images at score 1 instead of 0/0, and rounding above 1 is cut off in the value, not in the
-gradient. Kept libraries were tried first: piq 0.8 is 3e-5 off the published value, and 0/0 for black images.
+makes two images without structure score 1 instead of 0/0, and rounding above 1 is cut off in the value, not in the
+gradient. The library piq was tried first: version 0.8 is 3e-5 off the published value and gives 0/0 for black images.
 
 Source: Reisenhofer, Bosse, Kutyniok, Wiegand, "A Haar wavelet-based perceptual similarity index for image quality
 assessment", Signal Processing: Image Communication 61 (2018), equations (2)-(12).
@@ -13,12 +13,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from typing_extensions import Self
 
 from sr_perceptual_loss.critics.base import Critic, CriticCard, SizeRule, TargetFeatures
 from sr_perceptual_loss.critics.registry import register_critic
 
-__all__ = ["HaarPSI", "haarpsi"]
+__all__ = ["HaarPSI", "compare", "features", "haarpsi"]
 
 C = 30.0
 ALPHA = 4.2
@@ -29,9 +28,6 @@ EPS = 1e-3
 # NTSC transform of MATLAB's and the paper's colour extension, rows Y, I, Q.
 _YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
-#: |Haar coefficients| (N, 2*SCALES, h, w), horizontal first, and |I|, |Q| means (N, 2, h, w).
-Features = tuple[Tensor, Tensor]
-
 
 def _conv_same(image: Tensor, kernel: Tensor) -> Tensor:
     """MATLAB's conv2(..., 'same') with zero padding for even square kernels; (N, 1, H, W) -> (N, K, H, W)."""
@@ -41,45 +37,40 @@ def _conv_same(image: Tensor, kernel: Tensor) -> Tensor:
     return F.conv2d(F.pad(image, (before, side - 1 - before, before, side - 1 - before)), kernel)
 
 
-def _haar_kernels(scale: int, like: Tensor) -> Tensor:
-    """Both Haar filters of one scale, (2, 1, 2^scale, 2^scale): rows against rows, columns against columns."""
-    side = 2**scale
-    rows = like.new_full((side, side), 2.0**-scale)
-    rows[: side // 2] *= -1
-    return torch.stack([rows, rows.t()]).unsqueeze(1)
-
-
-def features(image: Tensor) -> Features:
-    """What HaarPSI looks at in one image.
+def features(image: Tensor) -> TargetFeatures:
+    """The features of one image that HaarPSI compares.
 
     Args:
         image: (N, 3, H, W) RGB in [0, 1], sides >= 16.
 
     Returns:
-        |Haar coefficients| of luma (N, 6, h, w), scales 1..3, two orientations each, and locally averaged |I|, |Q|
-        (N, 2, h, w), at half the size.
+        |Haar coefficients| of luma (N, 6, h, w), scales 1..3, two orientations each, horizontal first; and locally
+        averaged |I|, |Q| (N, 2, h, w), at half the size.
     """
+    n, _, height, width = image.shape
     yiq = torch.einsum("oc,nchw->nohw", image.new_tensor(_YIQ), image) * 255.0
     # Sub-sampling: 2x2 mean with zero padding, every second pixel (equation 12 and the authors' code).
-    n, _, height, width = yiq.shape
     mean = image.new_full((1, 1, 2, 2), 0.25)
-    yiq = _conv_same(yiq.reshape(n * 3, 1, height, width), mean)[:, :, ::2, ::2]
-    yiq = yiq.reshape(n, 3, *yiq.shape[-2:])
-    luma = yiq[:, :1]
-    coefficients = torch.cat([_conv_same(luma, _haar_kernels(s, luma)) for s in range(1, SCALES + 1)], dim=1).abs()
-    i, q = (_conv_same(yiq[:, k : k + 1], mean) for k in (1, 2))
-    return coefficients, torch.cat([i, q], dim=1).abs()
+    yiq = _conv_same(yiq.reshape(n * 3, 1, height, width), mean)[:, :, ::2, ::2].unflatten(0, (n, 3)).squeeze(2)
+    coefficients = []
+    for scale in range(1, SCALES + 1):
+        side = 2**scale
+        rows = image.new_full((side, side), 1 / side)
+        rows[: side // 2] *= -1
+        coefficients.append(_conv_same(yiq[:, :1], torch.stack([rows, rows.t()]).unsqueeze(1)))
+    chroma = _conv_same(yiq[:, 1:].flatten(0, 1).unsqueeze(1), mean).view(n, 2, *yiq.shape[2:])
+    return torch.cat(coefficients, dim=1).abs(), chroma.abs()
 
 
 def _similarity(a: Tensor, b: Tensor) -> Tensor:
     return (2 * a * b + C) / (a * a + b * b + C)
 
 
-def compare(sr: Features, hr: Features) -> Tensor:
+def compare(sr: TargetFeatures, hr: TargetFeatures) -> Tensor:
     """HaarPSI from the features of both images.
 
     Args:
-        sr: :func:`features` of the judged image.
+        sr: :func:`features` of the SR (distorted) image.
         hr: :func:`features` of the reference.
 
     Returns:
@@ -103,7 +94,7 @@ def haarpsi(sr: Tensor, hr: Tensor) -> Tensor:
     """HaarPSI = (logit(sum w * sigmoid(a * sim) / sum w) / a)^2, per image; 1 for equal images.
 
     Args:
-        sr: judged image, (N, 3, H, W) RGB in [0, 1], sides >= 16.
+        sr: SR (distorted) image, (N, 3, H, W) RGB in [0, 1], sides >= 16.
         hr: reference image, same shape.
 
     Returns:
@@ -123,21 +114,12 @@ class HaarPSI(Critic):
         score_range=(0.0, 1.0),
         relative=False,
         symmetric=True,
-        differences=("Two structureless images score 1 instead of 0/0.",),
+        differences=("Two images without structure score 1 instead of 0/0.",),
         needs_weights=False,
     )
-
-    def __init__(self) -> None:
-        super().__init__(config={})
-
-    @classmethod
-    def tiny(cls) -> Self:
-        """The critic itself; it has no size."""
-        return cls()
 
     def _encode_target(self, hr: Tensor) -> TargetFeatures:
         return features(hr)
 
     def _compare(self, sr: Tensor, hr: Tensor, target: TargetFeatures) -> Tensor:
-        coefficients, chroma = target
-        return compare(features(sr), (coefficients, chroma))
+        return compare(features(sr), target)

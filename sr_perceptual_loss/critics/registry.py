@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from sr_perceptual_loss.checks import check_choice, nearest
+from sr_perceptual_loss.checks import nearest
 from sr_perceptual_loss.critics.base import Critic, CriticCard
 from sr_perceptual_loss.errors import InputError, UnknownNameError, WeightsError
 from sr_perceptual_loss.weights import store
@@ -49,14 +48,13 @@ def critic_class(name: str) -> type[Critic]:
 
     Raises:
         UnknownNameError: with the nearest known name.
-        InputError: no text at all.
+        InputError: not a string.
     """
     if not isinstance(name, str):
-        raise InputError(f"critic: got {name!r}, expected the name of one.{nearest('', _CRITICS)}")
-    try:
-        return _CRITICS[name]
-    except KeyError:
-        raise UnknownNameError(f"no critic '{name}'.{nearest(name, _CRITICS)}") from None
+        raise InputError(f"critic: got {name!r}, expected the name of a critic.{nearest('', _CRITICS)}")
+    if name not in _CRITICS:
+        raise UnknownNameError(f"no critic '{name}'.{nearest(name, _CRITICS)}")
+    return _CRITICS[name]
 
 
 def get_card(name: str) -> CriticCard:
@@ -69,95 +67,68 @@ def get_card(name: str) -> CriticCard:
 
 
 def create_critic(
-    name: str,
-    *,
-    weights: str | Path | None = "local",
-    device: str | torch.device = "cpu",
-    size: str = "full",
+    name: str, *, weights: str | Path | None = "local", device: str | torch.device = "cpu"
 ) -> Critic:
-    """Build a critic in eval mode.
+    """Build a critic in eval mode; the global random state stays as it is.
 
     Args:
         name: one of :func:`list_critics`.
         weights: ``"local"`` (the card's default weights, only from this machine, never a download), a tag of the card
             such as ``"official"`` (downloads once), a path to a ``.safetensors`` file, or ``None``: random weights,
-            which must be written out because their scores mean nothing. A weight-free critic ignores the first and the
-            last.
+            whose scores mean nothing. A critic without weights accepts ``"local"`` and ``None``.
         device: where to put it.
-        size: ``"full"``, or ``"tiny"`` for tests (random weights only).
 
     Returns:
         The critic; its parameters still require gradients, since freezing belongs to the losses.
 
     Raises:
         UnknownNameError: unknown critic.
-        WeightsError: weights missing, damaged or of another network.
-        InputError: a combination that cannot be.
+        WeightsError: weights missing, damaged, of another network, or given for a critic without weights.
     """
     cls = critic_class(name)
-    check_choice("size", size, ("full", "tiny"))
-    if not cls.card.needs_weights:
-        if weights not in ("local", None):
-            raise WeightsError(f"{name} is a formula and has no weights; leave `weights` out (got {weights!r}).")
-    elif size == "tiny" and weights is not None:
-        raise InputError(f"{name}: the size 'tiny' has random weights only; write weights=None with it.")
-    with preserved_rng():
-        if size == "tiny":
-            critic: Critic = cls.tiny()
-        elif cls.card.needs_weights and weights is not None:
-            critic = _with_weights(cls, weights)
-        else:
-            critic = cls()
+    if not cls.card.needs_weights and weights not in ("local", None):
+        raise WeightsError(f"{name} is a formula and has no weights; leave `weights` out (got {weights!r}).")
+    with torch.random.fork_rng(devices=[]):
+        critic = cls() if weights is None or not cls.card.needs_weights else _with_weights(cls, weights)
     return critic.eval().to(device)
 
 
 def _with_weights(cls: type[Critic], weights: str | Path) -> Critic:
-    path = store.locate(cls.card.name, cls.card.weights, weights, remap=cls.remap_official, build=cls)
+    name = cls.card.name
+    path = store.locate(name, cls.card.weights, weights, remap=cls.remap_official, build=cls)
     file = store.read(path)
-    if file.critic not in ("", cls.card.name):
-        raise WeightsError(
-            f"{path} holds weights of the critic '{file.critic}', not '{cls.card.name}'; use critic: {file.critic}."
-        )
+    if file.critic not in ("", name):
+        raise WeightsError(f"{path} holds weights of the critic '{file.critic}', not '{name}'; use that critic.")
     if is_warm_start(file.metadata):
         warnings.warn(
-            f"{path}: a warm start, not RQI-trained: its scores are no relative quality. Train it first (srpl train, "
-            "critic.weights) before it serves as a loss or a metric.",
+            f"{path}: a warm start, not trained under the RQI scheme: its scores are no relative quality. Train it "
+            "first (srpl train, critic.weights) before using it as a loss or a metric.",
             stacklevel=3,
         )
     try:
         critic = cls(**file.config)
-    except Exception as error:  # whatever a damaged or made-up header leads to
+    except Exception as error:  # whatever a damaged or invented header leads to
         raise WeightsError(
-            f"{path}: no {cls.card.name} can be built with the constructor arguments in its header "
-            f"({type(error).__name__}: {str(error)[:200]}). The file is damaged, or made by another version of this "
-            "package: fetch or convert it again."
+            f"{path}: no {name} can be built with the constructor arguments in its header ({type(error).__name__}: "
+            f"{str(error)[:200]}). The file is damaged, or made by another version of this package: fetch or convert "
+            "it again."
         ) from error
     store.load_state(critic, file.state, source=str(path), suggest=which_critic)
     return critic
 
 
-@contextlib.contextmanager
-def preserved_rng() -> Iterator[None]:
-    """Initialise a network and leave the host's global random state as it was."""
-    state = torch.get_rng_state()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(state)
-
-
 def which_critic(keys: Collection[str]) -> str | None:
-    """The registered critic whose state dict has most of these keys, or None if none has more than half.
+    """The registered critic whose state dict is most like these keys, or None if none shares more than half.
 
     Used to improve error messages only.
     """
-    best, best_share = None, 0.5
+    best, best_share, wanted = None, 0.5, set(keys)
     for name, cls in sorted(_CRITICS.items()):
         if not cls.card.needs_weights:
             continue
-        with preserved_rng(), torch.device("meta"):
-            own = set(cls().state_dict())
-        share = len(own & set(keys)) / max(1, len(own | set(keys)))
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            known = set(cls().state_dict())
+        share = len(known & wanted) / max(1, len(known | wanted))
         if share > best_share:
             best, best_share = name, share
     return best

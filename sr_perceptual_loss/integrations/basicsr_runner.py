@@ -1,12 +1,12 @@
-"""Run BasicSR's own training with our losses, models and metrics known to it.
+"""Run BasicSR's own training with our losses, models and metrics registered.
 
 Reached by ``srpl basicsr -opt x.yml``, or under torchrun by ``-m sr_perceptual_loss.integrations.basicsr_runner``.
 
-This file stands beside the package ``basicsr/`` and not in it, because importing that package imports BasicSR, and the
-path must be arranged before: a project's partial ``basicsr/`` folder in the working directory would hide the real one.
+This file is beside the package ``basicsr/`` and not in it, because importing that package imports BasicSR, and the path
+must be arranged before: a project's partial ``basicsr/`` folder in the working directory would hide the real one.
 
-Spawned data-loader workers re-import what ``__main__`` claims to be. The runner makes that this module, whose import
-installs the shims; with ``runpy`` the worker would run the user's script instead and die on BasicSR's import.
+Spawned data-loader workers re-import the module that ``__main__.__spec__`` names. The runner sets it to this module,
+whose import installs the shims; with ``runpy`` a worker would run the user's script and fail on BasicSR's import.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def run(basicsr_args: Sequence[str], imports: Sequence[str] = (), script: str | 
     """Train.
 
     Args:
-        basicsr_args: what BasicSR's own parser reads: ``-opt x.yml --auto_resume --launcher pytorch ...``.
-        imports: modules of a project to import first (its archs and models); looked for beside the script, or in the
-            working directory, or in its partial ``basicsr/``.
+        basicsr_args: for BasicSR's own parser: ``-opt x.yml --auto_resume --launcher pytorch ...``.
+        imports: modules of a project to import first (its archs and models), beside the script, in the working
+            directory, or in its partial ``basicsr/``.
         script: a project's own start script; without it, ``basicsr.train.train_pipeline`` runs in the working
             directory.
 
@@ -45,15 +45,18 @@ def run(basicsr_args: Sequence[str], imports: Sequence[str] = (), script: str | 
     """
     if script is not None and not Path(script).is_file():
         raise InputError(f"--script {script}: no such file.")
-    given = list(basicsr_args)
-    if "-opt" in given[:-1] and not Path(given[given.index("-opt") + 1]).is_file():
-        raise InputError(f"-opt {given[given.index('-opt') + 1]}: no such file in {Path.cwd()}.")
-    sys.argv = [str(script) if script is not None else "basicsr/train.py", *basicsr_args]
+    arguments = list(basicsr_args)
+    if "-opt" in arguments[:-1] and not Path(arguments[arguments.index("-opt") + 1]).is_file():
+        raise InputError(f"-opt {arguments[arguments.index('-opt') + 1]}: no such file in {Path.cwd()}.")
+    sys.argv = [str(script) if script is not None else "basicsr/train.py", *arguments]
     prepare(imports, script)
     projects = importlib.import_module("sr_perceptual_loss.integrations.basicsr.projects")
-    projects.ensure_model(projects.model_type_of(basicsr_args))
+    projects.ensure_model(projects.model_type_of(arguments))
     if script is not None:
-        _exec_script(Path(script))
+        # In __main__ itself and not by runpy, so that what the script defines can be pickled; __spec__ stays ours.
+        main: dict[str, Any] = sys.modules["__main__"].__dict__
+        main["__file__"] = str(Path(script).resolve())
+        exec(compile(Path(script).read_bytes(), str(script), "exec"), main)
         return
     train = importlib.import_module("basicsr.train")
     _resume_on_cpu(train)
@@ -61,7 +64,7 @@ def run(basicsr_args: Sequence[str], imports: Sequence[str] = (), script: str | 
 
 
 def prepare(imports: Sequence[str] = (), script: str | Path | None = None) -> None:
-    """Make BasicSR importable, our parts registered and a project's modules imported, in the right order.
+    """Make BasicSR importable, register our parts and import a project's modules, in the right order.
 
     Args:
         imports: modules of a project, beside the script, in the working directory or in its partial ``basicsr/``.
@@ -74,17 +77,26 @@ def prepare(imports: Sequence[str] = (), script: str | Path | None = None) -> No
     home = Path(script).resolve().parent if script is not None else Path.cwd()
     _arrange_path(home, front=script is not None)
     require_basicsr()
-    _claim_main()
+    sys.modules["__main__"].__spec__ = importlib.util.find_spec(_THIS)  # for spawned workers
     importlib.import_module("sr_perceptual_loss.integrations.basicsr")
-    _import_project(imports, home)
+    for name in imports:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name.split(".")[0]:
+                raise
+            raise InputError(
+                f"--import {name}: no such module in {home} or on the path; name a module or package there, without "
+                "'.py'."
+            ) from error
 
 
 def _arrange_path(home: Path, front: bool) -> None:
-    """Keep a partial ``basicsr/`` from hiding the real one; prefer a whole clone that the user stands in.
+    """Keep a partial ``basicsr/`` from hiding the real one; prefer a whole clone in the working directory.
 
-    A folder with a partial basicsr goes to the end of the path instead of off it, since the project's own modules are
-    looked for there; so does that basicsr folder, from which CAMixerSR takes ``archs`` and ``models`` as top-level
-    names. The folder of a script comes first, as Python itself would have it.
+    A folder with a partial basicsr goes to the end of the path, since the project's own modules are imported from it;
+    so does that basicsr folder, from which CAMixerSR takes ``archs`` and ``models`` as top-level names. The folder of a
+    script comes first, as Python itself would have it.
     """
     folders = list(dict.fromkeys([str(home), str(Path.cwd())]))
     partial = {f for f in folders if (Path(f) / "basicsr").is_dir() and not _is_whole(Path(f))}
@@ -99,48 +111,19 @@ def _is_whole(folder: Path) -> bool:
     return all((folder / "basicsr" / part).is_dir() for part in ("utils", "archs", "losses"))
 
 
-def _claim_main() -> None:
-    """Let spawned workers import this module as their main one (see the module docstring)."""
-    sys.modules["__main__"].__spec__ = importlib.util.find_spec(_THIS)
-
-
-def _import_project(imports: Sequence[str], home: Path) -> None:
-    for name in imports:
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name != name.split(".")[0]:
-                raise
-            raise InputError(
-                f"--import {name}: no such module in {home} or on the path; name a module or package there, without "
-                "'.py'."
-            ) from error
-
-
-def _exec_script(script: Path) -> None:
-    main: dict[str, Any] = sys.modules["__main__"].__dict__
-    # In __main__ itself and not by runpy, so that what the script defines can be pickled; __spec__ stays ours.
-    main["__file__"] = str(script.resolve())
-    exec(compile(script.read_bytes(), str(script), "exec"), main)
-
-
 def _resume_on_cpu(train: Any) -> None:
-    """Without CUDA, replace BasicSR's ``load_resume_state``, which maps to the current CUDA device.
-
-    Args:
-        train: the module ``basicsr.train``.
-    """
+    """Without CUDA, replace ``load_resume_state`` of the module ``basicsr.train``, which maps to the current GPU."""
     import torch
 
     if torch.cuda.is_available():
         return
 
     def load_resume_state(opt: dict[str, Any]) -> Any:
-        states = Path("experiments") / opt["name"] / "training_states"
         if opt["auto_resume"]:
-            found = sorted(states.glob("*.state"), key=lambda p: float(p.stem)) if states.is_dir() else []
-            if found:
-                opt["path"]["resume_state"] = str(found[-1])
+            states = (Path("experiments") / opt["name"] / "training_states").glob("*.state")
+            newest = max(states, key=lambda path: float(path.stem), default=None)
+            if newest is not None:
+                opt["path"]["resume_state"] = str(newest)
         path = opt["path"].get("resume_state")
         if not path:
             return None

@@ -1,7 +1,7 @@
 """What it takes to import BasicSR 1.4.2 beside today's packages, without editing them.
 
-Importing this module installs the shims; it does not import BasicSR. Spawned data-loader workers unpickle
-BasicSR's datasets, so they must have imported it too: the runner arranges that (see ``basicsr_runner.py``).
+Importing this module installs the shims; it does not import BasicSR. Spawned data-loader workers unpickle BasicSR's
+datasets, so they must have imported it too: the runner arranges that (see ``basicsr_runner.py``).
 
 1. torchvision 0.17 removed ``torchvision.transforms.functional_tensor``, from which BasicSR takes one function.
 2. A fresh clone of BasicSR has no ``basicsr/version.py`` (its setup writes it).
@@ -20,9 +20,6 @@ from types import ModuleType
 from sr_perceptual_loss.errors import InstallError
 
 __all__ = ["install_shims", "require_basicsr"]
-
-_TORCHVISION = "torchvision.transforms.functional_tensor"
-_VERSION = "basicsr.version"
 
 
 class _TorchvisionLoader(Loader):
@@ -48,9 +45,9 @@ class _ShimFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname == _TORCHVISION:
+        if fullname == "torchvision.transforms.functional_tensor":
             return ModuleSpec(fullname, _TorchvisionLoader())
-        if fullname == _VERSION and path:
+        if fullname == "basicsr.version" and path:
             return ModuleSpec(fullname, _VersionLoader(Path(next(iter(path)))))
         return None
 
@@ -71,15 +68,13 @@ def require_basicsr() -> None:
         return
     spec = PathFinder.find_spec("basicsr") or importlib.util.find_spec("basicsr")
     if spec is None or not spec.submodule_search_locations:
-        python = f"{sys.version_info.major}.{sys.version_info.minor}"
-        cure = (
-            "its setup.py does not build on Python >= 3.13: install a wheel built on 3.11 "
-            "(python3.11 -m pip wheel --no-deps --no-build-isolation basicsr), or put a clone of "
-            "XPixelGroup/BasicSR on PYTHONPATH"
-            if sys.version_info >= (3, 13)
-            else "run: pip install --no-build-isolation 'basicsr>=1.4.2' (torch, numpy and cython must be installed)"
-        )
-        raise InstallError(f"BasicSR is not installed (Python {python}); {cure}. The losses work without it.")
+        cure = "run: pip install --no-build-isolation 'basicsr>=1.4.2' (torch, numpy and cython must be installed)"
+        if sys.version_info >= (3, 13):
+            cure = (
+                "its setup.py does not build on Python >= 3.13: install a wheel built on 3.11 (python3.11 -m pip "
+                "wheel --no-deps --no-build-isolation basicsr), or put a clone of XPixelGroup/BasicSR on PYTHONPATH"
+            )
+        raise InstallError(f"BasicSR is not installed; {cure}. The losses work without it.")
     folder = Path(next(iter(spec.submodule_search_locations)))
     if not (folder / "utils").is_dir():
         raise InstallError(

@@ -1,62 +1,110 @@
-"""One of our losses inside a trainer that builds losses from options: what neosr and traiNNer-redux have in common.
+"""The adapter between this package and a trainer: what BasicSR, neosr, traiNNer-redux and KAIR have in common.
 
-Both call ``loss(output, target)`` under autocast, keep the result as one tensor, and build a loss with the keys of the
-option file. They differ in who multiplies by ``loss_weight``, in names, and in what the target may be.
+A new host is one file that imports this one::
+
+    class MyLoss(HostLoss):                       # built from the keys of an option file, called with (output, target)
+        value_range = (-1.0, 1.0)                 # of the images the trainer hands over; the default is (0.0, 1.0)
+        how_to_step = "Use model type PerceptualModel, which tells it."
+
+    class PerceptualModel(IterationMixin, TheirModel):
+        def host_losses(self):
+            return {name: loss for name, loss in self.losses.items() if isinstance(loss, HostLoss)}
+
+    register_under(their.LOSS_REGISTRY, loss_classes(MyLoss))
+    register_under(their.METRIC_REGISTRY, critic_metrics("rgb"))
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import runpy
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sr_perceptual_loss.checks import check_known_keys
+from sr_perceptual_loss.checks import as_int, check_choice, check_known_keys
 from sr_perceptual_loss.critics.registry import list_critics
+from sr_perceptual_loss.critics.whole_image import score_whole_image
 from sr_perceptual_loss.errors import InputError, InstallError
 from sr_perceptual_loss.losses.base import PairLoss
 from sr_perceptual_loss.losses.critic_loss import CriticLoss, EfficientPBANLoss, RQILoss
+from sr_perceptual_loss.losses.frozen import FrozenCritic
 from sr_perceptual_loss.losses.ratio_loss import SSIMPerceptualRatioLoss
 from sr_perceptual_loss.losses.ssim_loss import SSIMLoss
 
-__all__ = ["HostLoss", "host_losses", "own_losses", "register_under", "run_script"]
+__all__ = [
+    "HostLoss",
+    "IterationMixin",
+    "critic_metrics",
+    "image_score",
+    "loss_classes",
+    "register_under",
+    "run_script",
+]
+
+logger = logging.getLogger("sr_perceptual_loss")
 
 LOSSES: tuple[type[PairLoss], ...] = (CriticLoss, RQILoss, EfficientPBANLoss, SSIMLoss, SSIMPerceptualRatioLoss)
 
 
 class HostLoss(nn.Module):
-    """loss(output, target) -> 0-d tensor in float32, whatever precision, layout and default device the host has set.
+    """loss(output, target) -> 0-d float32 tensor, built from the keys of an option file.
 
-    * SSIM and critics compute outside the host's autocast; ``channels_last`` inputs are accepted.
-    * An inference tensor as target (a teacher's output) is copied: autograd refuses to save it.
-    * ``torch.set_default_device("cuda")`` does not reach inside: private CPU generators stay usable.
-    * A schedule needs the host's iteration; :func:`own_losses` and ``step`` deliver it.
+    ``self.loss`` is the loss of this package. It computes in float32 outside of the host's autocast and accepts any
+    memory layout and targets made in inference mode. ``torch.set_default_device`` does not reach it: its private CPU
+    generators stay usable.
 
     Args:
-        options: the keys of the option file = the constructor's arguments of ``loss_class``; unknown ones are refused.
+        options: the arguments of ``loss_class``, as the option file gives them.
 
     Raises:
-        InputError: unknown key, or a value that the loss refuses.
+        InputError: unknown key, missing key, or a value that the loss refuses.
     """
 
+    #: Loss of this package that the class wraps; set by :func:`loss_classes`.
     loss_class: ClassVar[type[PairLoss]]
-    #: Filled in where the class stands for one critic.
+    #: Arguments that the class fixes, such as the critic of ``haarpsiLoss``.
     preset: ClassVar[dict[str, Any]] = {}
-    #: What to do where a schedule never hears of the iteration; for the message.
-    cure: ClassVar[str] = ""
+    #: (low, high) of the images that the trainer hands over; they are mapped to [0, 1].
+    value_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    #: How a user lets the loss know the iteration; end of the error message where a schedule needs it.
+    how_to_step: ClassVar[str] = ""
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        names = [name for name in signature(self.loss_class.__init__).parameters if name != "self"]
-        check_known_keys(type(self).__name__, options, [name for name in names if name not in self.preset])
+        self.check_options(type(self).__name__, options)
         with torch.device("cpu"):
             self.loss = self.loss_class(**self.preset, **options)
-        self._told = False
+        self._knows_iteration = self.loss.schedule.constant
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """Keys that an option file may give."""
+        return [name for name in signature(cls.loss_class).parameters if name not in cls.preset]
+
+    @classmethod
+    def check_options(cls, where: str, options: Mapping[str, Any]) -> None:
+        """Refuse unknown and missing keys.
+
+        Args:
+            where: what the options belong to, for the message.
+            options: keys of the option file.
+
+        Raises:
+            InputError: naming the key.
+        """
+        check_known_keys(where, options, cls.option_names())
+        for name, parameter in signature(cls.loss_class).parameters.items():
+            if parameter.default is parameter.empty and name not in {**cls.preset, **options}:
+                raise InputError(f"{where}: `{name}` is missing.")
 
     @property
     def terms(self) -> dict[str, Tensor]:
@@ -64,108 +112,232 @@ class HostLoss(nn.Module):
         return self.loss.terms
 
     def step(self, iteration: int) -> None:
-        """Tell the loss the iteration of the coming optimizer step; the same for all of its micro-batches.
+        """Set the iteration of the coming optimizer step; the same for all of its micro-batches.
 
         Args:
             iteration: as the host counts and logs it.
         """
-        self._told = True
+        self._knows_iteration = True
         self.loss.step(iteration)
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """The loss of a batch.
 
         Args:
-            output: (N, 3, H, W) RGB in [0, 1], any floating dtype and memory layout.
+            output: (N, 3, H, W) RGB in ``value_range``, any floating dtype and memory layout.
             target: (N, 3, H, W), same region.
 
         Returns:
-            0-d float32 tensor.
+            0-d tensor, float32 or wider.
 
         Raises:
-            InputError: a schedule whose iteration nobody told; or the pair is not what the loss takes.
-            NonFiniteError: naming this loss, before the host's own test of the total.
+            InputError: a schedule without an iteration; or the pair is not what the loss takes.
+            NonFiniteError: naming this loss.
         """
-        if not self._told and not self.loss.schedule.constant:
-            raise InputError(f"{self.loss.label}: it has a schedule, but was never told the iteration. {self.cure}")
-        if target.is_inference() and not torch.is_inference_mode_enabled():
-            target = target.clone()
-        with torch.device("cpu"), torch.autocast(device_type=output.device.type, enabled=False):
-            # In float32 before our gradient check: what a GradScaler drives to infinity in fp16 is the scaler's to see.
-            return self.loss(output.to(torch.promote_types(output.dtype, torch.float32)), target.detach())
+        if not self._knows_iteration:
+            raise InputError(
+                f"{self.loss.label}: it has a schedule, but was never told the iteration. {self.how_to_step}"
+            )
+        low, high = self.value_range
+        if (low, high) != (0.0, 1.0):
+            dtype = torch.promote_types(output.dtype, torch.float32)
+            output, target = ((image.to(dtype) - low) / (high - low) for image in (output, target))
+        with _cpu_as_default():
+            return self.loss(output, target)
 
 
-def host_losses(base: type[HostLoss]) -> dict[str, type[HostLoss]]:
+def _cpu_as_default() -> contextlib.AbstractContextManager[Any]:
+    """The context costs a Python call per operator, so it is entered only where the host changed the default."""
+    return contextlib.nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+
+
+class IterationMixin:
+    """Mixin over a trainer's model class: sets the iteration of our losses before a step, logs their scores after it.
+
+    A host overrides :meth:`host_losses` and, where it needs to, the other two.
+    """
+
+    log_dict: dict[str, Any]
+
+    def host_losses(self) -> Mapping[str, HostLoss]:
+        """Our losses in this model, by the name for the log."""
+        raise NotImplementedError
+
+    def iteration_of(self, current_iter: int, *others: Any) -> int:
+        """Number of the optimizer step, from the arguments of ``optimize_parameters``."""
+        return current_iter
+
+    def log_score(self, name: str, score: float) -> None:
+        """Put the mean score of the batch into the host's log."""
+        self.log_dict[f"score_{name}"] = score
+
+    def optimize_parameters(self, current_iter: int, *others: Any) -> None:
+        """One step of the host."""
+        losses = self.host_losses()
+        for loss in losses.values():
+            loss.step(self.iteration_of(current_iter, *others))
+        super().optimize_parameters(current_iter, *others)  # type: ignore[misc]
+        for name, loss in losses.items():
+            if "score" in loss.terms:
+                self.log_score(name, float(loss.terms["score"]))
+
+
+def loss_classes(base: type[HostLoss]) -> dict[str, type[HostLoss]]:
     """Classes for a host's registry: our losses under their names, and ``<critic>Loss`` for every critic.
 
-    The second form gives each critic its own log name, where a host makes that from the type.
+    The second kind gives each critic a log name of its own in hosts that make the log name from the type.
 
     Args:
-        base: the host's form of :class:`HostLoss`.
+        base: the host's subclass of :class:`HostLoss`.
 
     Returns:
         Name -> class.
     """
-    found: dict[str, type[HostLoss]] = {}
-    forms: list[tuple[str, type[PairLoss], dict[str, Any]]] = [(cls.__name__, cls, {}) for cls in LOSSES]
-    forms += [(f"{critic}Loss", CriticLoss, {"critic": critic}) for critic in list_critics()]
-    for name, loss_class, preset in forms:
-        members = {"loss_class": loss_class, "preset": preset, "__doc__": loss_class.__doc__}
-        found[name] = type(name, (base,), {**members, "__module__": base.__module__})
-    return found
+    kinds: list[tuple[str, type[PairLoss], dict[str, Any]]] = [(cls.__name__, cls, {}) for cls in LOSSES]
+    kinds += [(f"{critic}Loss", CriticLoss, {"critic": critic}) for critic in list_critics()]
+    return {
+        name: type(
+            name,
+            (base,),
+            {"loss_class": cls, "preset": preset, "__doc__": cls.__doc__, "__module__": base.__module__},
+        )
+        for name, cls, preset in kinds
+    }
 
 
-def register_under(registry: Any, parts: dict[str, Any]) -> list[str]:
-    """Put classes or functions into a host's registry; what is there from an earlier call stays.
+def register_under(registry: Any, parts: Mapping[str, Any]) -> list[str]:
+    """Put classes or functions into a host's registry; what an earlier call has put there stays.
 
-    A name that the host has given to something of its own becomes ``SRPL<name>``.
+    A name that is taken by somebody else stays theirs: ours becomes ``SRPL<name>``, with a warning.
 
     Args:
         registry: the host's registry: ``in``, ``get``, ``register(obj)`` by ``__name__``.
         parts: name -> class or function.
 
     Returns:
-        The names under which they are found.
+        The names under which they are registered.
     """
     names = []
     for name, part in parts.items():
-        taken = name in registry and not _ours(registry.get(name))
+        taken = name in registry and not str(registry.get(name).__module__).startswith("sr_perceptual_loss.")
         final = f"SRPL{name}" if taken else name
         if final not in registry:
+            if taken:
+                logger.warning("the host has another %s already; ours is registered as %s.", name, final)
             part.__name__ = part.__qualname__ = final
             registry.register(part)
         names.append(final)
     return names
 
 
-def _ours(part: Any) -> bool:
-    return str(getattr(part, "__module__", "")).startswith("sr_perceptual_loss.")
+def critic_metrics(channels: str) -> dict[str, Callable[..., float]]:
+    """Validation metrics ``calculate_<critic>`` for every critic; see :func:`image_score`.
+
+    Args:
+        channels: ``rgb`` or ``bgr``, the order in the host's arrays.
+
+    Returns:
+        Name -> function ``(img, img2, *, weights, crop_border, device, better)``.
+    """
+    return {f"calculate_{critic}": _metric(critic, channels) for critic in list_critics()}
 
 
-def own_losses(modules: Iterable[Any]) -> list[HostLoss]:
-    """Those of a host's losses that are ours."""
-    return [module for module in modules if isinstance(module, HostLoss)]
+def _metric(critic: str, channels: str) -> Callable[..., float]:
+    # Written out, since hosts hand over every key of the option file and a misspelt one must be an error.
+    def metric(
+        img: np.ndarray,
+        img2: np.ndarray | None = None,
+        *,
+        weights: str | None = "local",
+        crop_border: int = 0,
+        device: str | torch.device = "auto",
+        better: str = "higher",
+    ) -> float:
+        check_choice("better", better, ("higher",))
+        return image_score(
+            img, img2, critic=critic, channels=channels, weights=weights, crop_border=crop_border, device=device
+        )
+
+    metric.__doc__ = f"{critic} of one image against its ground truth; uint8 (H, W, 3) {channels}; higher is better."
+    return metric
 
 
-def run_script(script: str, host: str, prepare: Callable[[], object]) -> None:
-    """Run the host's start script from the root of its clone, with our parts known to it; options are in sys.argv.
+def image_score(
+    img: np.ndarray,
+    img2: np.ndarray | None,
+    *,
+    critic: str,
+    channels: str,
+    weights: str | None = "local",
+    crop_border: int = 0,
+    device: str | torch.device = "auto",
+) -> float:
+    """Score of one whole 8-bit image, by the rule of :func:`score_whole_image`; higher is better.
+
+    Args:
+        img: SR image, uint8 (H, W, 3), or gray (H, W) or (H, W, 1).
+        img2: ground truth, same shape.
+        critic: registered name.
+        channels: ``rgb`` or ``bgr``, the order in both arrays.
+        weights: as in ``create_critic``.
+        crop_border: pixels cut from each edge before scoring.
+        device: where the critic runs; ``auto`` is CUDA if there is one.
+
+    Returns:
+        A number.
+
+    Raises:
+        InputError: no ground truth, wrong dtype, sizes that differ, or an image smaller than the critic's input.
+    """
+    border = as_int("crop_border", crop_border)
+    place = str(device) if str(device) != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    # The host may be in inference mode with another default device; a critic that is kept must not be made there.
+    with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
+        sr, hr = (_to_tensor(image, role, channels).to(place) for image, role in ((img, "img"), (img2, "img2")))
+        if sr.shape != hr.shape:
+            raise InputError(f"img and img2 differ in size: {tuple(sr.shape)} and {tuple(hr.shape)}.")
+        if border:
+            sr, hr = (image[:, border:-border, border:-border] for image in (sr, hr))
+        return score_whole_image(_critic(critic, weights, place), sr, hr, "the validation image")
+
+
+@lru_cache(maxsize=8)
+def _critic(name: str, weights: str | None, device: str) -> FrozenCritic:
+    """One per process: hosts build a metric anew for every image."""
+    return FrozenCritic(name, weights=weights).to(device)
+
+
+def _to_tensor(image: np.ndarray | None, role: str, channels: str) -> Tensor:
+    """Uint8 (H, W, 3) or gray -> RGB (3, H, W) in [0, 1]."""
+    if image is None:
+        raise InputError(f"{role} is missing: critics compare with a ground truth; take the metric out of this set.")
+    if image.dtype != np.uint8:
+        raise InputError(f"{role}: got dtype {image.dtype}, expected uint8 (H, W, 3).")
+    if image.ndim == 2 or image.shape[2] == 1:
+        image = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
+    rgb = image if channels == "rgb" else image[:, :, ::-1]
+    return torch.from_numpy(np.array(rgb.transpose(2, 0, 1))).float().div_(255)
+
+
+def run_script(script: str, package: str, prepare: Callable[[], object]) -> None:
+    """Run a host's start script from the root of its clone, with our parts registered; options are in ``sys.argv``.
 
     Args:
         script: file name in the working directory.
-        host: package folder that must lie beside it.
+        package: the host's package, a folder beside the script.
         prepare: imports and registers; called when the working directory is importable.
 
     Raises:
         InstallError: the working directory is no clone of the host.
     """
-    here = Path.cwd()
-    if not (here / script).is_file() or not (here / host).is_dir():
+    root = Path.cwd()
+    if not (root / script).is_file() or not (root / package).is_dir():
         raise InstallError(
-            f"{here}: no {script} beside a folder {host}/. Start in the root of a clone of {host}, with this package "
-            "installed in the same environment."
+            f"{root}: no {script} beside a folder {package}/. Start in the root of a clone of {package}, with this "
+            "package installed in the same environment."
         )
-    if str(here) not in sys.path:
-        sys.path.insert(0, str(here))
-    sys.argv[0] = str(here / script)
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    sys.argv[0] = str(root / script)
     prepare()
     runpy.run_path(sys.argv[0], run_name="__main__")

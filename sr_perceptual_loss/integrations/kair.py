@@ -3,7 +3,7 @@
     python -m sr_perceptual_loss.integrations.kair main_train_gan.py --opt options.json
 
 in the root of a clone, with ``"losses": {"haarpsi": {"type": "haarpsiLoss", "loss_weight": 0.2}}`` in the ``train``
-section of the JSON. Or, in an own copy of a start script, ``define_Model`` imported from here instead of KAIR's.
+section of the JSON. Or, in a copy of a start script, ``define_model`` imported from here instead of KAIR's.
 
 Contract (KAIR fc1732f): the trainer calls ``lossfn(E, H)`` on RGB in [0, 1], E not clamped, expects one tensor and
 multiplies it by ``G_lossfn_weight`` or ``F_lossfn_weight``; a GAN step that is gated calls neither. There is no
@@ -12,6 +12,7 @@ registry: ``define_Model`` picks a class by name, and ``define_loss`` a loss.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -19,59 +20,56 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sr_perceptual_loss.checks import as_float, nearest
+from sr_perceptual_loss.checks import nearest
 from sr_perceptual_loss.errors import InputError, UnknownNameError
-from sr_perceptual_loss.integrations.host import HostLoss, host_losses, run_script
+from sr_perceptual_loss.integrations.host import HostLoss, loss_classes, run_script
 
-__all__ = ["KAIRLoss", "PerceptualKAIR", "SlotWithCritics", "build_losses", "define_model", "main", "perceptual"]
+__all__ = ["KAIRLoss", "PerceptualKAIR", "SlotWithLosses", "build_losses", "define_model", "main", "perceptual"]
 
-#: KAIR's attribute -> name of its value in our log.
+#: Prefix of KAIR's attributes -> name of its own loss in our log.
 SLOTS = {"G": "l_pix", "F": "l_feat"}
+#: ``model`` in the JSON -> class that :func:`define_model` wraps.
+MODELS = {"plain": "ModelPlain", "gan": "ModelGAN"}
 
 
 class KAIRLoss(HostLoss):
     """A loss of ours in ``train.losses``; it applies its own ``loss_weight``."""
 
-    cure = "Take the model class from sr_perceptual_loss.integrations.kair.perceptual, which tells it."
+    how_to_step = "Take the model class from sr_perceptual_loss.integrations.kair.perceptual, which tells it."
 
 
-class SlotWithCritics(nn.Module):
-    """KAIR's own loss of a slot plus ours, as one tensor: own(E, H) + sum of ours(E, H) / weight.
+class SlotWithLosses(nn.Module):
+    """The loss in one of KAIR's slots plus ours, as one tensor: stock(E, H) + sum of ours(E, H) / weight.
 
     The trainer multiplies the result by the slot's weight, so ours are divided by it: a ``loss_weight`` in the JSON
     means the same whatever ``G_lossfn_weight`` is.
 
     Args:
-        own: what KAIR put into the slot.
+        stock: KAIR's own loss in the slot.
         losses: name -> loss.
         weight: of the slot, > 0.
-        own_name: of KAIR's value in ``terms``.
+        stock_name: of KAIR's loss in ``terms``.
+
+    Attributes:
+        terms: detached 0-d values, weighted as they enter the total: KAIR's own, then ``l_<name>``, ``score_<name>``.
     """
 
-    def __init__(self, own: nn.Module, losses: Mapping[str, HostLoss], weight: float, own_name: str) -> None:
+    def __init__(self, stock: nn.Module, losses: Mapping[str, HostLoss], weight: float, stock_name: str) -> None:
         super().__init__()
-        self.own = own
-        self.names = tuple(losses)
-        self.members = nn.ModuleList(losses.values())
-        self.weight = as_float("weight", weight)
-        if self.weight <= 0:
-            raise InputError(f"weight: got {weight}, expected > 0: KAIR does not call a slot of weight 0.")
-        self.own_name = own_name
-        #: Detached 0-d values, weighted as they enter the total: KAIR's own, then ``l_<name>``, ``score_<name>``.
+        self.stock = stock
+        self.losses = nn.ModuleDict(losses)
+        self.weight = weight
+        self.stock_name = stock_name
         self.terms: dict[str, Tensor] = {}
 
     def step(self, iteration: int) -> None:
-        """Tell our losses the iteration; the values of a step that calls none (a gated GAN step) are zeros.
-
-        Args:
-            iteration: KAIR's ``current_step``.
-        """
-        for loss in self.members:
+        """Set the iteration of our losses; the logged values of a gated GAN step, which calls none, are zeros."""
+        for loss in self.losses.values():
             loss.step(iteration)  # type: ignore[operator]
         self.terms = {key: torch.zeros_like(value) for key, value in self.terms.items()}
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """What the slot gives to KAIR.
+        """The value of the slot.
 
         Args:
             output: (N, 3, H, W) RGB in [0, 1], not clamped.
@@ -83,16 +81,14 @@ class SlotWithCritics(nn.Module):
         Raises:
             NonFiniteError: naming our loss, before the optimizer step.
         """
-        own = self.own(output, target)
-        self.terms = {self.own_name: own.detach() * self.weight}
-        total = own
-        for name, loss in zip(self.names, self.members, strict=True):
+        total = self.stock(output, target)
+        self.terms = {self.stock_name: total.detach() * self.weight}
+        for name, loss in self.losses.items():
             value = loss(output, target)
             total = total + value / self.weight
-            found: dict[str, Tensor] = loss.terms  # type: ignore[assignment]
             self.terms[f"l_{name}"] = value.detach()
-            if "score" in found:
-                self.terms[f"score_{name}"] = found["score"]
+            if "score" in loss.terms:  # type: ignore[operator]
+                self.terms[f"score_{name}"] = loss.terms["score"]  # type: ignore[index]
         return total
 
 
@@ -100,8 +96,7 @@ def build_losses(options: Mapping[str, Mapping[str, Any]]) -> dict[str, HostLoss
     """Losses of ``train.losses``.
 
     Args:
-        options: name -> ``{"type": ..., <constructor arguments>}``; types are ``CriticLoss``, ``RQILoss``,
-            ``EfficientPBANLoss``, ``SSIMLoss``, ``SSIMPerceptualRatioLoss`` and ``<critic>Loss``.
+        options: name -> ``{"type": ..., <constructor arguments>}``; types are those of :func:`loss_classes`.
 
     Returns:
         Name -> loss.
@@ -110,18 +105,16 @@ def build_losses(options: Mapping[str, Mapping[str, Any]]) -> dict[str, HostLoss
         UnknownNameError: a type that is not ours.
         InputError: no mapping, unknown keys, wrong values.
     """
-    types, found = host_losses(KAIRLoss), {}
+    types, losses = loss_classes(KAIRLoss), {}
     if not isinstance(options, Mapping):
         raise InputError(f'train.losses: got {options!r}, expected {{"name": {{"type": "haarpsiLoss", ...}}, ...}}.')
     for name, entry in options.items():
         arguments = dict(entry) if isinstance(entry, Mapping) else {}
         kind = arguments.pop("type", None)
         if kind not in types:
-            raise UnknownNameError(
-                f"train.losses.{name}: got type {kind!r}, expected one of {sorted(types)}.{nearest(str(kind), types)}"
-            )
-        found[name] = types[kind](**arguments)
-    return found
+            raise UnknownNameError(f"train.losses.{name}: got type {kind!r}.{nearest(str(kind), types)}")
+        losses[name] = types[kind](**arguments)
+    return losses
 
 
 class PerceptualKAIR:
@@ -136,7 +129,7 @@ class PerceptualKAIR:
     device: torch.device
     log_dict: dict[str, Any]
 
-    slot: SlotWithCritics | None = None
+    slot: SlotWithLosses | None = None
 
     def define_loss(self) -> None:
         """KAIR's own, then ours into the first slot that the trainer calls.
@@ -148,10 +141,10 @@ class PerceptualKAIR:
         options = self.opt_train.get("losses")
         if not options:
             return
-        for letter, own_name in SLOTS.items():
-            own, weight = getattr(self, f"{letter}_lossfn", None), getattr(self, f"{letter}_lossfn_weight", 0)
-            if own is not None and weight > 0:
-                self.slot = SlotWithCritics(own, build_losses(options), weight, own_name).to(self.device)
+        for letter, stock_name in SLOTS.items():
+            stock, weight = getattr(self, f"{letter}_lossfn", None), getattr(self, f"{letter}_lossfn_weight", 0)
+            if stock is not None and weight > 0:
+                self.slot = SlotWithLosses(stock, build_losses(options), weight, stock_name).to(self.device)
                 setattr(self, f"{letter}_lossfn", self.slot)
                 return
         raise InputError(
@@ -160,7 +153,7 @@ class PerceptualKAIR:
         )
 
     def optimize_parameters(self, current_step: int) -> None:
-        """KAIR's own step, with the iteration told before and our values in its log after it."""
+        """KAIR's own step, with the iteration set before it and our values in its log after it."""
         if self.slot is not None:
             self.slot.step(current_step)
         super().optimize_parameters(current_step)  # type: ignore[misc]
@@ -169,14 +162,7 @@ class PerceptualKAIR:
 
 
 def perceptual(base: type) -> type:
-    """:class:`PerceptualKAIR` over a model class of KAIR.
-
-    Args:
-        base: ``ModelPlain``, ``ModelGAN``, or one of your own.
-
-    Returns:
-        The class, named as ``base``.
-    """
+    """:class:`PerceptualKAIR` over a model class of KAIR, such as ``ModelPlain``, ``ModelGAN``, or one of your own."""
     if issubclass(base, PerceptualKAIR):
         return base
     return type(base.__name__, (PerceptualKAIR, base), {"__module__": __name__, "__doc__": base.__doc__})
@@ -186,29 +172,27 @@ def define_model(opt: dict[str, Any]) -> Any:
     """KAIR's ``define_Model`` with :func:`perceptual` over the class that it picks.
 
     Args:
-        opt: KAIR's option tree. ``"gpu_ids": []`` is taken as the CPU where there is no CUDA; KAIR itself would ask
-            for CUDA.
+        opt: KAIR's option tree. ``"gpu_ids": []`` means the CPU where there is no CUDA; KAIR itself would ask for CUDA.
 
     Returns:
         The model.
+
+    Raises:
+        InputError: a model class that is not wrapped here.
     """
     if not torch.cuda.is_available() and not opt["gpu_ids"]:
         opt["gpu_ids"] = None
-    picked: dict[str, str] = {"plain": "ModelPlain", "gan": "ModelGAN"}
     kind = opt["model"]
-    if kind not in picked:
+    if kind not in MODELS:
         raise InputError(
-            f"model: got '{kind}', expected one of {sorted(picked)}. For another of KAIR's classes take "
+            f"model: got '{kind}', expected one of {sorted(MODELS)}. For another of KAIR's classes take "
             "perceptual(<class>) in your own start script."
         )
-    base = getattr(import_module(f"models.model_{kind}"), picked[kind])
-    return perceptual(base)(opt)
+    return perceptual(getattr(import_module(f"models.model_{kind}"), MODELS[kind]))(opt)
 
 
 def main() -> None:
     """Run a start script of the clone that is the working directory: ``<script> --opt <json>``; options go to KAIR."""
-    import sys
-
     if len(sys.argv) < 2 or not sys.argv[1].endswith(".py"):
         raise InputError(f"got {sys.argv[1:]}, expected a start script of KAIR: main_train_gan.py --opt options.json")
     script = sys.argv.pop(1)
@@ -221,5 +205,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # Not the copy of this file that `-m` calls __main__: the host's script takes that name.
+    # Not this copy of the file, which `-m` calls __main__: the host's script takes that name.
     import_module("sr_perceptual_loss.integrations.kair").main()

@@ -1,1 +1,1 @@
-"""Data readers, evaluation and training of critics; imported by nothing but `cli/`."""
+"""Data sets with human scores, evaluation of critics, and training of critics; needs the extra ``lab``."""

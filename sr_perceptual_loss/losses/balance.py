@@ -1,11 +1,8 @@
 """Balancing losses by the norms of their gradients at the SR output.
 
 Each loss is differentiated with respect to the SR image alone, on a detached leaf, so its graph is freed before the
-next one is built; the network then sees one backward pass of the weighted sum of these gradients. Weights such that the
-averaged norms stand in given shares make the result blind to the scale and the offset of every loss.
-
-Norms are per image, averaged over the batch and over the ranks of ``torch.distributed`` where that runs, and smoothed
-by a debiased moving average.
+next one is built. The network then sees one backward pass of the weighted sum of these gradients. The weights give the
+averaged norms the wanted shares, so the result does not depend on the scale or the offset of any loss.
 
 Source: the balancer of EnCodec (Defossez et al., "High fidelity neural audio compression", arXiv 2210.13438, section
 3.4), with the first loss as the reference instead of a fixed total norm.
@@ -25,84 +22,46 @@ from sr_perceptual_loss.errors import InputError, NonFiniteError
 from sr_perceptual_loss.losses.distributed import format_ranks, mean_over_ranks, ranks_with_flag, world_size
 from sr_perceptual_loss.losses.gradients import LossTerm, gradient_at, gradient_cosine, per_image_norms, surrogate
 
-__all__ = ["BalanceState", "GradNormBalancer"]
+__all__ = ["GradNormBalancer"]
 
-
-class BalanceState:
-    """Debiased moving averages of norms, as plain numbers: m <- d*m + (1 - d)*x, read as m / (1 - d^k).
-
-    Args:
-        decay: d in [0, 1); 0 keeps the last value only.
-    """
-
-    def __init__(self, decay: float) -> None:
-        self.decay = as_float("ema_decay", decay, minimum=0.0, maximum=1.0)
-        if self.decay == 1:
-            raise InputError("ema_decay: got 1, expected a number in [0, 1); 1 would never learn the norms.")
-        self._averages: dict[str, tuple[float, int]] = {}
-
-    def update(self, name: str, value: float) -> None:
-        """Take a new value of one norm into its average."""
-        mean, count = self._averages.get(name, (0.0, 0))
-        self._averages[name] = (self.decay * mean + (1 - self.decay) * value, count + 1)
-
-    def get(self, name: str) -> float | None:
-        """The average of one norm, or None before its first update."""
-        if name not in self._averages:
-            return None
-        mean, count = self._averages[name]
-        return mean / (1 - self.decay**count)
-
-    def state_dict(self) -> dict[str, list[float]]:
-        """[m, k] by name: built-in types, so ``torch.load(weights_only=True)`` reads them."""
-        return {name: [mean, count] for name, (mean, count) in self._averages.items()}
-
-    def load_state_dict(self, state: Mapping[str, list[float]]) -> None:
-        """Take over what :meth:`state_dict` gave."""
-        self._averages = {
-            name: (as_float(f"norm of '{name}'", mean, minimum=0.0), as_int(f"count of '{name}'", count, minimum=1))
-            for name, (mean, count) in state.items()
-        }
+#: Share of the past in the averaged norms.
+EMA_DECAY = 0.9
+#: Gradient norms not above it count as vanished.
+VANISHED = 1e-12
+#: Upper limit of the weights.
+MAX_WEIGHT = 1e4
 
 
 class GradNormBalancer(nn.Module):
     """sum_i share_i * w_i * L_i, w_i = norm_reference / norm_i: the gradients at the SR output have the given shares.
 
     The reference is the first loss of ``shares`` that takes part; it keeps w = 1, so a learning rate tuned for it stays
-    valid. With ``total_norm`` T instead, w_i = T / norm_i. The returned value is sum_i share_i * L_i: the weights act
-    on the gradient only, so logs do not jump with them. Losses must reach the network through the SR image alone.
+    valid. The returned value is sum_i share_i * L_i: the weights act on the gradient only, so logs do not jump with
+    them. Losses must reach the network through the SR image alone.
+
+    Norms are per image, averaged over the batch and over the ranks of ``torch.distributed``, and smoothed by a debiased
+    moving average m <- d*m + (1 - d)*x, read as m / (1 - d^k), which is the state of this module.
 
     Args:
         shares: name -> share >= 0, divided by their sum. A loss of share 0 is never computed.
-        ema_decay: of the norms, in [0, 1).
-        eps: added to a norm that divides; a norm not above it is taken as vanished.
-        max_weight: upper limit of w.
-        total_norm: norm of the combined gradient if all point the same way; None takes the reference's own.
+
+    Attributes:
+        terms: detached 0-d tensors of the last call: norm_<name>, weight_<name> (= w), cos_<a>_<b>; 0 where not
+            computed.
 
     Raises:
-        InputError: a share that is not a number >= 0, no positive share, or an option out of bounds.
+        InputError: a share that is not a number >= 0, or no positive share.
     """
 
-    def __init__(
-        self,
-        shares: Mapping[str, float],
-        *,
-        ema_decay: float = 0.9,
-        eps: float = 1e-12,
-        max_weight: float = 1e4,
-        total_norm: float | None = None,
-    ) -> None:
+    def __init__(self, shares: Mapping[str, float]) -> None:
         super().__init__()
         given = {str(name): as_float(f"share of '{name}'", share, minimum=0.0) for name, share in shares.items()}
         if not any(given.values()):
             raise InputError(f"shares: got {dict(shares)!r}, expected names with at least one positive share.")
         self.shares = {name: share / sum(given.values()) for name, share in given.items()}
-        self.eps = as_float("balance_eps", eps, minimum=0.0)
-        self.max_weight = as_float("max_weight", max_weight, minimum=1e-12)
-        self.total_norm = None if total_norm is None else as_float("total_norm", total_norm, minimum=1e-12)
-        self.norms = BalanceState(ema_decay)
-        #: Detached 0-d tensors of the last call: norm_<name>, weight_<name> (= w), cos_<a>_<b>; 0 where not computed.
         self.terms: dict[str, Tensor] = {}
+        # name -> (m, k)
+        self._averages: dict[str, tuple[float, int]] = {}
         self._iteration: int | None = None
         self._updated_at: int | None = None
         self._warned: set[str] = set()
@@ -115,18 +74,21 @@ class GradNormBalancer(nn.Module):
         return (*(f"norm_{n}" for n in names), *(f"weight_{n}" for n in names), *cosines)
 
     def step(self, iteration: int) -> None:
-        """Tell the global iteration; averages then advance at most once per iteration (accumulation, closures).
+        """Set the global iteration; averages advance at most once per iteration (accumulation, closures).
 
         Args:
             iteration: number of the coming optimizer step.
         """
         self._iteration = as_int("iteration", iteration)
 
-    def forward(self, sr: Tensor, losses: Mapping[str, LossTerm]) -> Tensor:
-        """Same as :meth:`combine`."""
-        return self.combine(sr, losses)
+    def average(self, name: str) -> float | None:
+        """The averaged gradient norm of a loss, or None before its first call."""
+        if name not in self._averages:
+            return None
+        mean, count = self._averages[name]
+        return mean / (1 - EMA_DECAY**count)
 
-    def combine(
+    def forward(
         self,
         sr: Tensor,
         losses: Mapping[str, LossTerm],
@@ -154,127 +116,107 @@ class GradNormBalancer(nn.Module):
             InputError: an unknown name, a loss that is not 0-d, or a reentrant checkpoint in a loss.
             NonFiniteError: a loss or a gradient norm is NaN or infinite, on any rank; or a loss raised on another rank.
         """
-        value, self.terms = self.balance(sr, losses, factors=factors, check=check)
-        return value
-
-    def balance(
-        self,
-        sr: Tensor,
-        losses: Mapping[str, LossTerm],
-        *,
-        factors: Mapping[str, float] | None = None,
-        check: bool = True,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """:meth:`combine` without writing to ``terms``, for callers in several threads; the arguments are the same.
-
-        Returns:
-            The balanced loss, and the terms.
-        """
+        factors = factors or {}
         check_known_keys("losses", losses, self.shares)
-        check_known_keys("factors", factors or {}, self.shares)
-        shares = {n: s * float((factors or {}).get(n, 1.0)) for n, s in self.shares.items() if n in losses}
+        check_known_keys("factors", factors, self.shares)
+        shares = {n: s * float(factors.get(n, 1.0)) for n, s in self.shares.items() if n in losses}
         shares = {name: share for name, share in shares.items() if share > 0}
-        terms = dict.fromkeys(self.term_names, torch.zeros((), device=sr.device))
         dtype = torch.promote_types(sr.dtype, torch.float32)
         value = torch.zeros((), dtype=dtype, device=sr.device)
+        self.terms = dict.fromkeys(self.term_names, value)
         if not (torch.is_grad_enabled() and sr.requires_grad):
             for name, share in shares.items():
                 loss = losses[name]
                 value = value + share * (loss if isinstance(loss, Tensor) else loss(sr)).to(dtype)
-            return value, terms
+            return value
         leaf = sr.detach().to(dtype).requires_grad_()
         values, gradients, failed = self._differentiate({n: losses[n] for n in shares}, sr, leaf)
-        norms, found = self._measure(values, gradients, check, failed)
-        terms.update(found)
-        weights = self._weights(shares, norms)
+        weights = self._weights(shares, self._measure(values, gradients, check, failed))
         total = torch.zeros_like(leaf, requires_grad=False)
         for name, share in shares.items():
             total.add_(gradients[name], alpha=share * weights[name])
             value = value + share * values[name]
-            terms[f"weight_{name}"] = value.new_tensor(weights[name])
-        return surrogate(sr, total, value), terms
+            self.terms[f"weight_{name}"] = value.new_tensor(weights[name])
+        return surrogate(sr, total, value)
 
     @staticmethod
     def _differentiate(
         losses: Mapping[str, LossTerm], sr: Tensor, leaf: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Exception | None]:
-        """Values, gradients, and what went wrong where other ranks wait in the collective call that comes next."""
+        """Values, gradients, and the first error where other ranks wait in the collective call that comes next."""
         values, gradients, failed = {}, {}, None
-        nothing = leaf.new_zeros((), requires_grad=False)
+        zero = leaf.new_zeros((), requires_grad=False)
         for name, loss in losses.items():
             try:
-                # The mean over no images is NaN; a rank without images still has to take part in the collective call.
-                values[name], gradients[name] = gradient_at(loss if len(sr) else nothing, sr, leaf, name)
+                # The mean over no images is NaN; a rank without images still takes part in the collective call.
+                values[name], gradients[name] = gradient_at(loss if len(sr) else zero, sr, leaf, name)
             except Exception as error:
                 if world_size() == 1:
                     raise
                 failed = failed or error
-                values[name], gradients[name] = nothing * math.nan, torch.zeros_like(leaf, requires_grad=False)
+                values[name], gradients[name] = zero * math.nan, torch.zeros_like(leaf, requires_grad=False)
         return values, gradients, failed
 
-    @staticmethod
     def _measure(
-        values: Mapping[str, Tensor], gradients: Mapping[str, Tensor], check: bool, failed: Exception | None
-    ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Norms averaged over images and ranks, checked, and the terms made of them. One device sync for all."""
-        names, terms = list(values), {}
+        self, values: Mapping[str, Tensor], gradients: Mapping[str, Tensor], check: bool, failed: Exception | None
+    ) -> dict[str, float]:
+        """Norms averaged over images and ranks, checked with one device sync; writes terms."""
+        names = list(values)
         if not names:
-            return {}, {}
+            return {}
         per_image = torch.stack([per_image_norms(gradients[n]) for n in names])
-        # A value that is bad on one rank only must stop all of them, or the others wait for ever.
+        # A value that is bad on one rank must stop all of them, or the others would wait for ever.
         bad = torch.stack([~torch.isfinite(values[n]) for n in names]).to(per_image.dtype)
         means = mean_over_ranks(torch.cat([per_image.sum(1), bad]), per_image.shape[1])
         numbers = means.tolist()
-        norms = dict(zip(names, numbers, strict=False))
         for position, name in enumerate(names):
-            terms[f"norm_{name}"] = means[position]
+            self.terms[f"norm_{name}"] = means[position]
             for other in names[position + 1 :]:
-                terms[f"cos_{name}_{other}"] = gradient_cosine(gradients[name], gradients[other])
+                self.terms[f"cos_{name}_{other}"] = gradient_cosine(gradients[name], gradients[other])
+        norms = dict(zip(names, numbers, strict=False))
         problems = [
             f"{name}: {'the loss' if wrong else 'the norm of its gradient at the SR output'} is NaN or infinite"
             for name, wrong in zip(names, numbers[len(names) :], strict=True)
             if wrong or not math.isfinite(norms[name])
         ]
-        # The same on all ranks, so that all of them make this collective call or none.
-        here = bool(bad.any()) or not bool(torch.isfinite(per_image).all())
-        ranks = ranks_with_flag(here, means.device) if check and problems else []
+        ranks: list[int] = []
+        if check and problems:  # the same on all ranks, so all of them make this collective call or none
+            here = bool(bad.any()) or not bool(torch.isfinite(per_image).all())
+            ranks = ranks_with_flag(here, means.device)
         if failed is not None:
             raise failed
         if check and problems:
             raise NonFiniteError(f"{problems[0]}{format_ranks(ranks)}. Stopped before the optimizer step.")
-        return norms, terms
+        return norms
 
     def _weights(self, shares: Mapping[str, float], norms: Mapping[str, float]) -> dict[str, float]:
         """Weights of the losses, after the averages have taken in the new norms."""
         advance = self.training and (self._iteration is None or self._iteration != self._updated_at)
         averages: dict[str, float] = {}
         for name, norm in norms.items():
-            if advance and self.eps < norm < math.inf:
-                # A vanished gradient says nothing about the scale of a loss, so the average leaves it out; else w would
-                # grow to its limit, and hit when the gradient returns.
-                self.norms.update(name, norm)
+            if advance and VANISHED < norm < math.inf:
+                # A vanished gradient says nothing about the scale of a loss, so the average leaves it out.
+                mean, count = self._averages.get(name, (0.0, 0))
+                self._averages[name] = (EMA_DECAY * mean + (1 - EMA_DECAY) * norm, count + 1)
                 self._updated_at = self._iteration
-            average = self.norms.get(name)
+            average = self.average(name)
             averages[name] = norm if average is None else average
-            if norm <= self.eps:
+            if norm <= VANISHED:
                 self._warn(
                     name,
-                    f"the gradient of '{name}' at the SR output has vanished (norm {norm:g} <= {self.eps:g}): the loss "
-                    "is detached from the image or saturated. "
-                    + ("Its weight is that of the last average." if average else "There is no average yet."),
+                    f"the gradient of '{name}' at the SR output has vanished (norm {norm:g}): the loss is detached "
+                    "from the image or saturated.",
                 )
-        reference = next(iter(shares), "")
-        wanted = averages.get(reference, 0.0) if self.total_norm is None else self.total_norm
-        if wanted <= self.eps:
-            # Weights of zero would stop the others too.
+        reference = averages.get(next(iter(shares), ""), 0.0)
+        if reference <= VANISHED:
+            # Weights of zero would stop the other losses too.
             return dict.fromkeys(shares, 1.0)
-        weights = {n: wanted / (averages[n] + self.eps) if averages[n] + self.eps else math.inf for n in shares}
-        if self.total_norm is None:
-            weights[reference] = 1.0
+        weights = {n: reference / (averages[n] + VANISHED) for n in shares}
+        weights[next(iter(shares))] = 1.0
         for name, weight in weights.items():
-            if weight > self.max_weight and norms[name] > self.eps:
-                self._warn(f"{name} limit", f"the weight of '{name}', {weight:.3g}, is cut to max_weight.")
-        return {name: min(weight, self.max_weight) for name, weight in weights.items()}
+            if weight > MAX_WEIGHT and norms[name] > VANISHED:
+                self._warn(f"{name} limit", f"the weight of '{name}', {weight:.3g}, is cut to {MAX_WEIGHT:g}.")
+        return {name: min(weight, MAX_WEIGHT) for name, weight in weights.items()}
 
     def _warn(self, key: str, message: str) -> None:
         if key not in self._warned:
@@ -282,14 +224,17 @@ class GradNormBalancer(nn.Module):
             warnings.warn(f"balance: {message}", stacklevel=4)
 
     def get_extra_state(self) -> dict[str, list[float]]:
-        """The averages, for ``state_dict``: built-in types, under a kilobyte."""
-        return self.norms.state_dict()
+        """[m, k] by name, for ``state_dict``: built-in types, under a kilobyte."""
+        return {name: [mean, count] for name, (mean, count) in self._averages.items()}
 
     def set_extra_state(self, state: dict[str, list[float]]) -> None:
         """Take the averages over from ``load_state_dict``.
 
         Raises:
-            InputError: they belong to other losses.
+            InputError: they belong to other losses, or are no norms.
         """
         check_known_keys("balancer state", state, self.shares)
-        self.norms.load_state_dict(state)
+        self._averages = {
+            name: (as_float(f"norm of '{name}'", mean, minimum=0.0), as_int(f"count of '{name}'", count, minimum=1))
+            for name, (mean, count) in state.items()
+        }

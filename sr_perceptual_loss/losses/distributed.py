@@ -1,11 +1,18 @@
-"""What the ranks of ``torch.distributed`` have to know of each other, so that none waits for one that stopped."""
+"""Agreement between the ranks of ``torch.distributed``, so that no rank waits for one that has stopped."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["format_ranks", "mean_over_ranks", "ranks_with_flag", "world_size"]
+from sr_perceptual_loss.errors import NonFiniteError
+
+__all__ = ["format_ranks", "gather_messages", "mean_over_ranks", "ranks_with_flag", "sync_errors", "world_size"]
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -15,16 +22,14 @@ def world_size() -> int:
 
 
 def mean_over_ranks(sums: Tensor, count: int) -> Tensor:
-    """Mean = sums / count, both added up over the ranks of ``torch.distributed`` if it is running.
-
-    A collective call: every rank has to make it.
+    """Mean = sums / count, both added up over all ranks. A collective call.
 
     Args:
-        sums: this rank's sums, (K,).
-        count: what they are sums of, on this rank; may be 0.
+        sums: sums of this rank, (K,).
+        count: number of items in these sums; may be 0.
 
     Returns:
-        (K,); zeros if there is nothing anywhere.
+        (K,); zeros if no rank has any item.
     """
     packed = torch.cat([sums, sums.new_tensor([count])])
     if world_size() > 1:
@@ -33,27 +38,70 @@ def mean_over_ranks(sums: Tensor, count: int) -> Tensor:
 
 
 def ranks_with_flag(flag: bool | Tensor, device: torch.device) -> list[int]:
-    """The ranks on which something is true, known to all of them.
-
-    A collective call (one number per rank) and a device sync: every rank has to make it.
+    """The ranks on which a flag is true, known to all of them. A collective call and one device sync.
 
     Args:
-        flag: what is true here; a bool or a 0-d tensor.
-        device: where the process group works.
+        flag: of this rank; a bool or a 0-d tensor.
+        device: of the process group.
 
     Returns:
         Rank numbers, ascending; ``[0]`` or ``[]`` where nothing is distributed.
     """
     if world_size() == 1:
         return [0] if bool(flag) else []
-    votes = torch.zeros(world_size(), device=device)
-    votes[torch.distributed.get_rank()] = flag
-    torch.distributed.all_reduce(votes)
-    return [int(rank) for rank in votes.nonzero().flatten().tolist()]
+    flags = torch.zeros(world_size(), device=device)
+    flags[torch.distributed.get_rank()] = flag
+    torch.distributed.all_reduce(flags)
+    return [int(rank) for rank in flags.nonzero().flatten().tolist()]
 
 
-def format_ranks(ranks: list[int]) -> str:
-    """`` on rank 3`` or `` on ranks 1, 3``, for messages; nothing where there is one rank only."""
+def format_ranks(ranks: Sequence[int]) -> str:
+    """`` on rank 3`` or `` on ranks 1, 3``, for messages; empty where there is one rank only."""
     if world_size() == 1 or not ranks:
         return ""
     return f" on rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+
+
+def sync_errors(call: Callable[[], T], what: str, device: torch.device) -> T:
+    """Call a function; an error of one rank becomes an error of all. A collective call.
+
+    Args:
+        call: function without arguments.
+        what: its name, for the message on the ranks without the error.
+        device: of the process group.
+
+    Returns:
+        The function's result.
+
+    Raises:
+        NonFiniteError: another rank has failed. On that rank its own error is raised.
+    """
+    if world_size() == 1:
+        return call()
+    error: Exception | None = None
+    try:
+        result = call()
+    except Exception as raised:
+        error = raised
+    ranks = ranks_with_flag(error is not None, device)
+    if error is not None:
+        raise error
+    if ranks:
+        raise NonFiniteError(f"{what} failed{format_ranks(ranks)}; the message of that rank says why.")
+    return result
+
+
+def gather_messages(messages: Sequence[str]) -> list[str]:
+    """The messages of all ranks, each with its rank. A collective call.
+
+    Args:
+        messages: of this rank.
+
+    Returns:
+        ``<message> on rank <number>``, in the order of the ranks; the plain messages where nothing is distributed.
+    """
+    if world_size() == 1:
+        return list(messages)
+    gathered: list[list[str]] = [[] for _ in range(world_size())]
+    torch.distributed.all_gather_object(gathered, list(messages))
+    return [f"{message}{format_ranks([rank])}" for rank, sent in enumerate(gathered) for message in sent]

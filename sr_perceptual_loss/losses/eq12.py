@@ -4,7 +4,7 @@ With S = SSIM, Q = critic score, D = S + Q the printed loss is alpha*S/D + beta*
 
 * alpha = beta: the value is constant and the gradient identically zero;
 * else dL/dS = -(beta - alpha)*Q/D^2 and dL/dQ = (beta - alpha)*S/D^2: of positive scores one rises, the other falls;
-* alpha and beta act through beta - alpha alone, a gradient scale, to which Adam is blind;
+* alpha and beta act through beta - alpha alone, a gradient scale, which does not change the steps of Adam;
 * there is a pole at Q = -S, and for Q <= 0 the meaning flips.
 
 Source: "Perceptual Quality Optimization of Image Super-Resolution", arXiv 2602.21482, equation (12).
@@ -26,56 +26,42 @@ EQ12_SIGNS = ("printed", "table2")
 
 #: alpha and beta closer than this, relative to the larger one, leave nothing but rounding in the gradient.
 EQUAL = 1e-6
+#: Smallest allowed abs(S + Q).
+POLE = 1e-3
 
 
-def check_eq12_weights(
-    alpha: float, beta: float, *, eq12_sign: str = "printed", allow_equal: bool = False
-) -> tuple[float, float, str]:
-    """Refuse the weights for which the loss is constant, and put into words what the others do.
+def check_eq12_weights(alpha: float, beta: float, *, eq12_sign: str = "printed") -> str:
+    """Refuse the weights for which the loss is constant, and describe the effect of the others.
 
     Args:
         alpha: weight of the distortion ratio, >= 0.
         beta: weight of the perceptual ratio, >= 0.
         eq12_sign: ``printed``, or ``table2`` (negated: the direction in which the paper's Table 2 moves).
-        allow_equal: accept alpha = beta.
 
     Returns:
-        alpha, beta, and the sentence to warn with.
+        The sentence to warn with.
 
     Raises:
-        InputError: not two finite numbers >= 0, both 0, or alpha = beta without ``allow_equal``.
+        InputError: not two finite numbers >= 0, or alpha = beta.
     """
     alpha, beta = as_float("alpha", alpha, minimum=0.0), as_float("beta", beta, minimum=0.0)
     check_choice("eq12_sign", eq12_sign, EQ12_SIGNS)
-    if alpha == beta == 0:
-        raise InputError("alpha and beta are both 0; expected at least one positive weight.")
     if math.isclose(alpha, beta, rel_tol=EQUAL):
-        why = (
+        raise InputError(
             f"eq12: at alpha = beta (got {alpha:g} and {beta:g}) equation (12) is the constant alpha, so its gradient "
             "is identically zero and only rounding noise would train the network. For the paper's 0.5 / 0.5 use "
-            "`loss_balance: grad_norm` or `weighted_sum`"
+            "`loss_balance: grad_norm` or `none`."
         )
-        if not allow_equal:
-            raise InputError(f"{why}; `allow_equal: true` overrides this check.")
-        return alpha, beta, f"{why}."
     falls = "the critic's score" if (beta > alpha) == (eq12_sign == "printed") else "SSIM"
     return (
-        alpha,
-        beta,
-        f"eq12 ({eq12_sign}) is zero-sum; under Adam only the sign of beta - alpha = {beta - alpha:+g} acts: "
-        f"{falls} will go down. It is here for study; `loss_balance: grad_norm` trades both scores.",
+        f"eq12 ({eq12_sign}) raises one score and lowers the other; under Adam only the sign of beta - alpha = "
+        f"{beta - alpha:+g} matters: {falls} will go down. It is here for study; `loss_balance: grad_norm` trades both "
+        "scores."
     )
 
 
 def eq12(
-    distortion_score: Tensor,
-    perceptual_score: Tensor,
-    alpha: float,
-    beta: float,
-    *,
-    eq12_sign: str = "printed",
-    allow_equal: bool = False,
-    denom_floor: float = 1e-3,
+    distortion_score: Tensor, perceptual_score: Tensor, alpha: float, beta: float, *, eq12_sign: str = "printed"
 ) -> Tensor:
     """(alpha*S + beta*Q) / (S + Q), or its negative for ``eq12_sign="table2"``.
 
@@ -83,37 +69,32 @@ def eq12(
         distortion_score: S, any shape; higher is better.
         perceptual_score: Q, same shape, positive; higher is better.
         alpha: weight of S, >= 0.
-        beta: weight of Q, >= 0.
+        beta: weight of Q, >= 0; at alpha = beta the gradient is zero.
         eq12_sign: ``printed`` or ``table2``.
-        allow_equal: accept alpha = beta, where the gradient is zero.
-        denom_floor: smallest allowed abs(S + Q).
 
     Returns:
         Tensor of the same shape, float32 or wider.
 
     Raises:
-        InputError: weights as in :func:`check_eq12_weights`; a score Q <= 0.
-        NonFiniteError: abs(S + Q) below the floor: the pole of the ratio.
+        InputError: a score Q <= 0.
+        NonFiniteError: abs(S + Q) below 0.001, next to the pole of the ratio.
 
     Source: arXiv 2602.21482, equation (12) with L_D = -S, L_P = -Q.
     """
-    alpha, beta, _ = check_eq12_weights(alpha, beta, eq12_sign=eq12_sign, allow_equal=allow_equal)
     # Scores cast to half precision before the ratio turn alpha = beta into a random walk.
     dtype = torch.promote_types(torch.promote_types(distortion_score.dtype, perceptual_score.dtype), torch.float32)
     s, q = distortion_score.to(dtype), perceptual_score.to(dtype)
     total = s + q
-    _check_scores(s.detach(), q.detach(), as_float("denom_floor", denom_floor, minimum=0.0))
+    _check_scores(s.detach(), q.detach())
     loss = alpha * s / total + beta * q / total
-    return loss if eq12_sign == "printed" else -loss
+    return -loss if check_choice("eq12_sign", eq12_sign, EQ12_SIGNS) == "table2" else loss
 
 
-def _check_scores(s: Tensor, q: Tensor, floor: float) -> None:
-    """Raise at the first pair of scores for which the ratio means nothing; NaN is left to the caller's own check."""
-    if s.numel() == 0:
-        return
-    pole, flipped = (s + q).abs() < floor, q <= 0
+def _check_scores(s: Tensor, q: Tensor) -> None:
+    """Raise at the first pair of scores for which the ratio has no meaning; NaN is left to the caller's own check."""
+    pole, flipped = (s + q).abs() < POLE, q <= 0
     for bad, error, why in (
-        (pole, NonFiniteError, f"abs(S + Q) is below denom_floor = {floor:g}, next to the pole of equation (12)"),
+        (pole, NonFiniteError, f"abs(S + Q) is below {POLE:g}, next to the pole of equation (12)"),
         (flipped, InputError, "Q <= 0, where equation (12) rewards or punishes both scores instead of trading them"),
     ):
         if bool(bad.any()):

@@ -1,4 +1,4 @@
-"""Gradients of losses at the SR output: of each loss alone, their norms and angles, and a loss made of a given one."""
+"""Gradients at the SR output: of each loss alone, their norms and angles, and a loss with a given gradient."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def gradient_at(loss: LossTerm, sr: Tensor, leaf: Tensor, name: str = "loss") ->
     if not value.requires_grad:
         return value.to(leaf.dtype), torch.zeros_like(leaf)
     try:
-        # As a host's own backward pass, which does not run inside autocast: it would round the gradient.
+        # Outside autocast, as a host's own backward pass: autocast would round the gradient.
         with torch.autocast(device_type=leaf.device.type, enabled=False):
             (gradient,) = torch.autograd.grad(value, sr if given else leaf, retain_graph=given, allow_unused=True)
     except RuntimeError as error:
@@ -99,5 +99,5 @@ def _refuse_second_derivatives(_: Tensor) -> None:
     if torch.is_grad_enabled():
         raise InputError(
             "balance: second derivatives (create_graph=True) are not supported: the balanced gradient is a constant. "
-            "Use a plain weighted sum, such as `loss_balance: weighted_sum`."
+            "Use a plain weighted sum, such as `loss_balance: none`."
         )

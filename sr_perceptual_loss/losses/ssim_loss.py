@@ -22,7 +22,6 @@ class SSIMLoss(PairLoss):
         window: side of the Gaussian window.
         sigma: its standard deviation in pixels.
         reduction: ``mean``, ``sum`` or ``none``.
-        on_nonfinite: ``raise``, ``raise_all`` (ranks agree), ``skip`` or ``propagate``; see :class:`PairLoss`.
         schedule: ``start``, ``ramp``, ``end``, ``every`` in global iterations; see :class:`Schedule`.
     """
 
@@ -33,10 +32,9 @@ class SSIMLoss(PairLoss):
         window: int = 11,
         sigma: float = 1.5,
         reduction: str = "mean",
-        on_nonfinite: str = "raise",
         schedule: Schedule | Mapping[str, object] | None = None,
     ) -> None:
-        super().__init__(loss_weight=loss_weight, reduction=reduction, on_nonfinite=on_nonfinite, schedule=schedule)
+        super().__init__(loss_weight=loss_weight, reduction=reduction, schedule=schedule)
         self.window = as_int("window", window, minimum=3)
         self.sigma = as_float("sigma", sigma, minimum=1e-3)
 
@@ -46,6 +44,5 @@ class SSIMLoss(PairLoss):
         return ("ssim",)
 
     def _values(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        self._look_at_scale(sr, hr)
-        score = ssim(sr, hr.detach(), window=self.window, sigma=self.sigma)
+        score = ssim(sr, hr, window=self.window, sigma=self.sigma)
         return 1 - score, {"score": score}

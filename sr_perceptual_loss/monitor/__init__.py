@@ -1,4 +1,4 @@
-"""Monitoring of a training for reward hacking: the guard, its measures, the probe."""
+"""Monitoring of a training: the guard against reward hacking, its measures, and the probe for loss weights."""
 
 from sr_perceptual_loss.monitor.guard import HackingError, HackingGuard
 from sr_perceptual_loss.monitor.probe import probe

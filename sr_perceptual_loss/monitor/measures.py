@@ -1,124 +1,143 @@
-"""What the guard looks at beside the critic: fidelity, appearance, and how the critic compares with the reference.
+"""What the guard measures: the critics' scores, fidelity, high-frequency energy, and patterns.
 
 Fidelity is taken relative to that of a blurred reference, so that an easier batch does not look like progress.
-High-frequency energy and patterns of a fixed period and phase are compared with those of the reference. Agreement among
-learned critics is no evidence of quality, so none is asked.
+High-frequency energy and patterns of a fixed period and phase are compared with those of the reference. Other learned
+critics are not asked: networks that fool one critic often fool the next.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sr_perceptual_loss.critics.haarpsi import haarpsi
-from sr_perceptual_loss.losses.distributed import world_size
+from sr_perceptual_loss.losses.distributed import mean_over_ranks, world_size
 from sr_perceptual_loss.monitor.spectrum import high_frequency_ratio, periodic_excess
 from sr_perceptual_loss.ops.ssim import ssim
 
-__all__ = ["FIDELITY", "appearance", "fidelity", "mean_over_ranks", "opinions"]
+__all__ = ["FIDELITY", "MEASURES", "average_over_ranks", "critic_statistics", "fidelity", "measure"]
 
 FIDELITY = ("psnr", "ssim", "haarpsi")
+#: Every measure that can be switched off.
+MEASURES = (*FIDELITY, "hf", "grid", "over_gt")
 
 
 def _psnr(sr: Tensor, hr: Tensor) -> Tensor:
     return -10 * (sr - hr).square().mean((1, 2, 3)).clamp(min=1e-6).log10()
 
 
-#: name -> (measure, smallest side).
-_MEASURES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
+#: name -> (function, smallest side of an image).
+_FUNCTIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
     "psnr": (_psnr, 4),
     "ssim": (ssim, 11),
     "haarpsi": (haarpsi, 16),
 }
 
 
-def fidelity(sr: Tensor, hr: Tensor, names: Sequence[str] = FIDELITY) -> dict[str, tuple[float, float]]:
+def fidelity(sr: Tensor, hr: Tensor, names: Collection[str] = FIDELITY) -> dict[str, tuple[float, float]]:
     """PSNR (dB), SSIM and HaarPSI, mean over the batch, each also as the gain over a blurred reference.
 
     Args:
-        sr: judged images, (N, 3, H, W) RGB; clamped to [0, 1].
+        sr: SR images, (N, 3, H, W) RGB; clamped to [0, 1].
         hr: reference images, same shape.
         names: which of ``psnr``, ``ssim``, ``haarpsi``; those that need larger images than these are left out.
 
     Returns:
         name -> (value, value - value of ``hr`` averaged over 4x4 and enlarged again). The second hardly depends on how
-        difficult the pictures are. PSNR is cut off at 60 dB.
+        difficult the images are. PSNR is cut off at 60 dB.
     """
     x, y = (image.detach().float().clamp(0, 1) for image in (sr, hr))
-    side = min(x.shape[-2:])
-    found = {}
+    results = {}
     for name in names:
-        measure, minimum = _MEASURES[name]
-        if side < minimum:
+        function, smallest = _FUNCTIONS[name]
+        if min(x.shape[-2:]) < smallest:
             continue
         with torch.autocast(device_type=y.device.type, enabled=False):
             blurred = F.interpolate(F.avg_pool2d(y, 4), size=y.shape[-2:], mode="bilinear", align_corners=False)
-            value, easy = measure(x, y).mean(), measure(blurred, y).mean()
-            found[name] = (float(value), float(value - easy))
-    return found
+            value, baseline = function(x, y).mean(), function(blurred, y).mean()
+            results[name] = (float(value), float(value - baseline))
+    return results
 
 
-def appearance(sr: Tensor, hr: Tensor, periods: Sequence[int]) -> dict[str, float]:
-    """How far high-frequency energy and periodic patterns are from those of the reference; lower is better.
-
-    Args:
-        sr: judged images, (N, 3, H, W) RGB; clamped to [0, 1].
-        hr: reference images, same shape.
-        periods: of patterns, in pixels.
-
-    Returns:
-        ``hf_over`` and ``hf_under``: max(0, +-log2 of the energy ratio); ``period_<p>``: root mean square of the
-        pattern in 8-bit levels.
-    """
-    x, y = (image.detach().float().clamp(0, 1) for image in (sr, hr))
-    fine = math.log2(float(high_frequency_ratio(x, y)))
-    found = {"hf_over": max(0.0, fine), "hf_under": max(0.0, -fine)}
-    for period, rms in periodic_excess(x, y, periods).items():
-        found[f"period_{period}"] = 255 * float(rms)
-    return found
-
-
-def opinions(scores: Mapping[str, Tensor], gt_scores: Mapping[str, Tensor | None]) -> dict[str, float]:
-    """What the critics think.
+def critic_statistics(scores: Mapping[str, Tensor], gt_scores: Mapping[str, Tensor | None]) -> dict[str, float]:
+    """Mean and standard deviation of the scores of each loss, and how often SR scores above its reference.
 
     Args:
-        scores: name -> (N,) scores of (sr, hr).
+        scores: name of the loss -> (N,) scores of (sr, hr).
         gt_scores: name -> (N,) scores of (hr, hr), or None.
 
     Returns:
-        ``score <name>`` and ``spread <name>``: mean and standard deviation over images, relative to the reference where
-        its score is known, so that what a critic thinks of the content cancels; ``over_gt <name>``: share of images
+        ``score <name>`` and ``spread <name>``: mean and standard deviation over images, relative to the score of the
+        reference where that is known, so that the influence of the content cancels. ``over_gt <name>``: share of images
         that score above their reference.
     """
-    found = {}
+    results = {}
     for name, score in scores.items():
-        score, ceiling = score.detach().float(), gt_scores.get(name)
-        if ceiling is not None:
-            score = score - ceiling.detach().float()
-            found[f"over_gt {name}"] = float((score > 0).float().mean())
-        found[f"score {name}"] = float(score.mean())
-        found[f"spread {name}"] = float(score.std()) if len(score) > 1 else 0.0
-    return found
+        score, gt_score = score.detach().float(), gt_scores.get(name)
+        if gt_score is not None:
+            score = score - gt_score.detach().float()
+            results[f"over_gt {name}"] = float((score > 0).float().mean())
+        results[f"score {name}"] = float(score.mean())
+        results[f"spread {name}"] = float(score.std()) if len(score) > 1 else 0.0
+    return results
 
 
-def mean_over_ranks(values: dict[str, float], device: torch.device, weight: float = 1.0) -> dict[str, float]:
-    """The same numbers, so the same decision, on every rank; all ranks check in the same iteration.
+def measure(
+    sr: Tensor,
+    hr: Tensor,
+    scores: Mapping[str, Tensor],
+    gt_scores: Mapping[str, Tensor | None],
+    off: Collection[str] = (),
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Everything that one check measures, but what is off.
+
+    Args:
+        sr: SR images, (N, 3, H, W) RGB in [0, 1].
+        hr: reference images, same shape.
+        scores: name of the loss -> (N,) scores of (sr, hr).
+        gt_scores: name -> (N,) scores of (hr, hr), or None.
+        off: names of :data:`MEASURES`; other names are ignored.
+
+    Returns:
+        Two mappings. The first is for decisions: the statistics of :func:`critic_statistics`, and, lower is better,
+        minus the gain of each fidelity measure; ``hf_over`` and ``hf_under``: max(0, +-log2 of the high-frequency
+        energy ratio); ``period_<p>``: root mean square of the pattern in 8-bit levels. The second is for logs only: the
+        value of each fidelity measure, and ``overshoot``, the share of the values of ``sr`` outside of [0, 1].
+    """
+    x, y = (image.detach().float().clamp(0, 1) for image in (sr, hr))
+    results = fidelity(x, y, [name for name in FIDELITY if name not in off])
+    measured = {name: -gain for name, (_, gain) in results.items()}
+    if "hf" not in off:
+        log_ratio = math.log2(float(high_frequency_ratio(x, y)))
+        measured |= {"hf_over": max(0.0, log_ratio), "hf_under": max(0.0, -log_ratio)}
+    if "grid" not in off:
+        measured |= {f"period_{period}": 255 * float(rms) for period, rms in periodic_excess(x, y).items()}
+    statistics = critic_statistics(scores, gt_scores)
+    if "over_gt" in off:
+        statistics = {key: value for key, value in statistics.items() if not key.startswith("over_gt ")}
+    shown = {name: value for name, (value, _) in results.items()}
+    shown["overshoot"] = float(((sr < 0) | (sr > 1)).float().mean())
+    return measured | statistics, shown
+
+
+def average_over_ranks(values: dict[str, float], device: torch.device, *, counts: bool = True) -> dict[str, float]:
+    """The same numbers, so the same decision, on every rank. A collective call: all ranks check in the same iteration.
 
     Args:
         values: numbers by name, the same names on every rank.
         device: where the process group works.
-        weight: of this rank; 0 where it saw nothing.
+        counts: False on a rank that has no images; its numbers are ignored.
 
     Returns:
-        Their weighted means; the argument itself where nothing is distributed.
+        Means over the ranks that count, NaN if there is none; ``values`` itself where nothing is distributed.
     """
     if world_size() == 1:
         return values
     names = sorted(values)
-    total = torch.tensor([*(weight * values[name] for name in names), weight], dtype=torch.float32, device=device)
-    torch.distributed.all_reduce(total)
-    return dict(zip(names, (total[:-1] / total[-1]).tolist(), strict=True))
+    sums = [values[name] if counts else 0.0 for name in names] + [float(counts)]
+    *means, any_counts = mean_over_ranks(torch.tensor(sums, device=device), int(counts)).tolist()
+    return {name: value if any_counts else math.nan for name, value in zip(names, means, strict=True)}

@@ -14,24 +14,15 @@ __all__ = ["spectral_peaks"]
 
 #: Side of the windows: 2, 3 and 4 divide it, so that their frequencies fall on whole bins.
 WINDOW = 48
-#: Bins next to a frequency, at this distance in both directions, say how much content to expect there.
-_NEAR = (3, 4, 5)
-
-
-def _power(image: Tensor) -> Tensor:
-    """Mean periodogram of overlapping Hann windows, (WINDOW, WINDOW), over images and channels."""
-    window = torch.hann_window(WINDOW, dtype=image.dtype, device=image.device)
-    patches = F.unfold(image.flatten(0, 1).unsqueeze(1), WINDOW, stride=WINDOW // 2)
-    patches = patches.transpose(1, 2).reshape(-1, WINDOW, WINDOW)
-    patches = patches - patches.mean((1, 2), keepdim=True)
-    return torch.fft.fft2(patches * (window[:, None] * window[None, :])).abs().square().mean(0)
+#: Bins at these distances on both sides of a frequency show how much energy content alone would have there.
+OFFSETS = (-5, -4, -3, 3, 4, 5)
 
 
 def spectral_peaks(image: Tensor, periods: Sequence[int] = (2, 3, 4)) -> dict[int, Tensor]:
     """Max over directions of P(f) / mean of P around f, P = mean periodogram, f = 1 / period.
 
-    Unlike :func:`pattern_spectrum` it also sees grids whose sign or phase changes from place to place, such as a dither
-    in textured areas.
+    Unlike :func:`~sr_perceptual_loss.monitor.spectrum.pattern_spectrum` it also sees grids whose sign or phase changes
+    from place to place, such as a dither in textured areas.
 
     Args:
         image: (N, C, H, W), sides >= 48.
@@ -47,22 +38,26 @@ def spectral_peaks(image: Tensor, periods: Sequence[int] = (2, 3, 4)) -> dict[in
         raise InputError(f"spectral_peaks: got {image.shape[-2]}x{image.shape[-1]}, needs sides >= {WINDOW}.")
     if any(WINDOW % period for period in periods):
         raise InputError(f"periods: got {list(periods)}, expected divisors of {WINDOW}.")
-    power = _power(image.to(torch.promote_types(image.dtype, torch.float32)))
-    found = {}
+    power = _periodogram(image.to(torch.promote_types(image.dtype, torch.float32)))
+    peaks = {}
     for period in periods:
-        bin_ = WINDOW // period
-        ratios = []
-        for row, column in ((0, bin_), (bin_, 0), (bin_, bin_), (bin_, -bin_)):
-            around = [power[(row + i) % WINDOW, (column + j) % WINDOW] for i, j in _neighbours(row, column)]
-            ratios.append(power[row, column] / torch.stack(around).mean().clamp_min(1e-30))
-        found[period] = torch.stack(ratios).amax()
-    return found
+        f = WINDOW // period
+        directions = ((0, f), (f, 0), (f, f), (f, -f))
+        peaks[period] = torch.stack([_peak(power, row, column) for row, column in directions]).amax()
+    return peaks
 
 
-def _neighbours(row: int, column: int) -> list[tuple[int, int]]:
-    """Offsets along the axes that the frequency lies on, so that the level of 1/f content is the same."""
-    if row == 0:
-        return [(0, s * d) for d in _NEAR for s in (-1, 1)]
-    if column == 0:
-        return [(s * d, 0) for d in _NEAR for s in (-1, 1)]
-    return [(s * d, 0) for d in _NEAR for s in (-1, 1)] + [(0, s * d) for d in _NEAR for s in (-1, 1)]
+def _periodogram(image: Tensor) -> Tensor:
+    """Mean power of overlapping Hann windows over places, images and channels, (WINDOW, WINDOW)."""
+    window = torch.hann_window(WINDOW, dtype=image.dtype, device=image.device)
+    patches = F.unfold(image.flatten(0, 1).unsqueeze(1), WINDOW, stride=WINDOW // 2)
+    patches = patches.transpose(1, 2).reshape(-1, WINDOW, WINDOW)
+    patches = patches - patches.mean((1, 2), keepdim=True)
+    return torch.fft.fft2(patches * (window[:, None] * window[None, :])).abs().square().mean(0)
+
+
+def _peak(power: Tensor, row: int, column: int) -> Tensor:
+    """Power of one bin over the mean of bins near it on its own axes, where 1/f content has the same level."""
+    near = [(0, d) for d in OFFSETS if column] + [(d, 0) for d in OFFSETS if row]
+    around = torch.stack([power[(row + i) % WINDOW, (column + j) % WINDOW] for i, j in near])
+    return power[row, column] / around.mean().clamp_min(1e-30)

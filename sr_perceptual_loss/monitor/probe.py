@@ -1,16 +1,16 @@
-"""Which weight? How hard each loss pulls at the SR output, which way, and the weights for wanted shares."""
+"""Which weight? The gradient norm of each loss at the SR output, their directions, and weights for wanted shares."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import fmean, median
 
 import torch
 from torch import Tensor
 
-from sr_perceptual_loss.checks import as_float, check_known_keys
+from sr_perceptual_loss.checks import as_float, check_choice, check_known_keys
 from sr_perceptual_loss.errors import InputError, NonFiniteError
 
 __all__ = ["ProbeReport", "probe"]
@@ -18,8 +18,8 @@ __all__ = ["ProbeReport", "probe"]
 #: (sr, hr) -> 0-d loss, weight included.
 PairFunction = Callable[[Tensor, Tensor], Tensor]
 
-#: Gradient norms below this fraction of the largest one count as "does not pull".
-DEAD = 1e-12
+#: A gradient norm below this fraction of the largest one counts as zero.
+ZERO = 1e-12
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,13 @@ class ProbeReport:
         names: the losses, in the order given.
         values: median loss value by name.
         norms: median gradient norm at the SR output by name (per image, averaged over the batch).
-        spread: largest over smallest norm of the batches, by name; 1 means that one batch would have done.
+        spread: largest over smallest norm of the batches, by name; 1 means that one batch would have been enough.
         cosines: mean cosine between the gradients of two losses, by (name, name).
         shares: wanted shares of the total norm, summing to 1.
-        factors: what to multiply each loss's weight with; 1 for the reference loss, None for one that does not pull.
+        factors: what to multiply each loss's weight by; 1 for the reference loss, None for one without a gradient.
         reference: the loss whose weight stays.
-        batches: how many batches were seen.
+        batches: number of batches.
+        weights: the weights now, of the losses whose weight is known.
     """
 
     names: tuple[str, ...]
@@ -50,24 +51,23 @@ class ProbeReport:
     weights: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values, for JSON; ``proposed`` is the weight now times the factor, where the weight is known."""
-        rows = []
+        """Plain values, for JSON; ``weight_proposed`` is the weight now times the factor, where the weight is known."""
         total = sum(self.norms.values())
+        rows = []
         for name in self.names:
             factor, weight = self.factors[name], self.weights.get(name)
-            rows.append(
-                {
-                    "name": name,
-                    "value": self.values[name],
-                    "gradient_norm": self.norms[name],
-                    "spread": self.spread[name],
-                    "share_now": self.norms[name] / total if total else 0.0,
-                    "share_wanted": self.shares[name],
-                    "factor": factor,
-                    "weight_now": weight,
-                    "weight_proposed": None if factor is None or weight is None else weight * factor,
-                }
-            )
+            row = {
+                "name": name,
+                "value": self.values[name],
+                "gradient_norm": self.norms[name],
+                "spread": self.spread[name],
+                "share_now": self.norms[name] / total if total else 0.0,
+                "share_wanted": self.shares[name],
+                "factor": factor,
+                "weight_now": weight,
+                "weight_proposed": None if factor is None or weight is None else weight * factor,
+            }
+            rows.append(row)
         cosines = [{"a": a, "b": b, "cosine": value} for (a, b), value in self.cosines.items()]
         return {"reference": self.reference, "batches": self.batches, "losses": rows, "cosines": cosines}
 
@@ -82,67 +82,63 @@ def probe(
 ) -> ProbeReport:
     """Measure ||d loss / d sr|| of every loss and propose weights for wanted shares of the total norm.
 
-    factor_i = (share_i / share_ref) * (norm_ref / norm_i), so that after multiplying the weights the norms stand to
-    each other as the shares do, and the reference loss keeps its weight.
+    factor_i = (share_i / share_ref) * (norm_ref / norm_i): after multiplying the weights, the norms are to each other
+    as the shares are, and the reference loss keeps its weight.
 
     Args:
         losses: named losses, weight included, each ``(sr, hr) -> 0-d tensor``.
         batches: pairs of (N, 3, H, W) images: outputs of the network to be trained, and their ground truths.
-        shares: wanted parts by name (any positive numbers); equal ones by default.
+        shares: wanted shares by name (any positive numbers); equal ones by default.
         reference: the loss whose weight stays; the first by default.
-        weights: the weights now, only to print proposed ones.
+        weights: the weights now, only for the proposed weights of the report.
 
     Returns:
         The report.
 
     Raises:
-        InputError: no loss, no batch, unknown names, shares that are not positive.
+        InputError: no loss, no batch, unknown names, shares that are not positive, a reference without a gradient.
         NonFiniteError: a loss or gradient that is not finite, by name.
     """
     names = tuple(losses)
     if not names:
         raise InputError("probe: got no losses.")
-    wanted = _shares(names, shares)
-    reference = names[0] if reference is None else reference
-    if reference not in names:
-        raise InputError(f"probe: reference '{reference}' is no loss; known: {', '.join(names)}.")
+    wanted = _normalised(names, shares)
+    reference = names[0] if reference is None else check_choice("probe: reference", reference, names)
     values: dict[str, list[float]] = {name: [] for name in names}
     norms: dict[str, list[float]] = {name: [] for name in names}
     cosines: dict[tuple[str, str], list[float]] = {(a, b): [] for i, a in enumerate(names) for b in names[i + 1 :]}
-    seen = 0
     for sr, hr in batches:
-        seen += 1
         gradients = {}
         for name, loss in losses.items():
             value, gradients[name] = _gradient(name, loss, sr, hr)
             values[name].append(value)
             norms[name].append(float(gradients[name].norm(dim=1).mean()))
-        for (a, b), found in cosines.items():
-            found.append(float(torch.cosine_similarity(gradients[a], gradients[b], dim=1).mean()))
-    if not seen:
+        for (a, b), of_batches in cosines.items():
+            of_batches.append(float(torch.cosine_similarity(gradients[a], gradients[b], dim=1).mean()))
+    if not norms[reference]:
         raise InputError("probe: got no batches.")
-    middle = {name: median(found) for name, found in norms.items()}
+    medians = {name: median(of_batches) for name, of_batches in norms.items()}
     return ProbeReport(
         names=names,
-        values={name: median(found) for name, found in values.items()},
-        norms=middle,
+        values={name: median(of_batches) for name, of_batches in values.items()},
+        norms=medians,
         spread={name: max(n) / min(n) if min(n) > 0 else math.inf for name, n in norms.items()},
-        cosines={key: sum(found) / seen for key, found in cosines.items()},
+        cosines={pair: fmean(of_batches) for pair, of_batches in cosines.items()},
         shares=wanted,
-        factors=_factors(middle, wanted, reference),
+        factors=_factors(medians, wanted, reference),
         reference=reference,
-        batches=seen,
+        batches=len(norms[reference]),
         weights=dict(weights or {}),
     )
 
 
-def _shares(names: tuple[str, ...], shares: Mapping[str, float] | None) -> dict[str, float]:
-    given = dict.fromkeys(names, 1.0) if shares is None else dict(shares)
-    check_known_keys("probe shares", given, names)
-    missing = [name for name in names if name not in given]
+def _normalised(names: tuple[str, ...], shares: Mapping[str, float] | None) -> dict[str, float]:
+    shares = dict.fromkeys(names, 1.0) if shares is None else shares
+    check_known_keys("probe shares", shares, names)
+    missing = [name for name in names if name not in shares]
     if missing:
         raise InputError(f"probe shares: none for {', '.join(missing)}; give one for every loss.")
-    numbers = {name: as_float(f"share of {name}", given[name], minimum=1e-9) for name in names}
+    numbers = {name: as_float(f"share of {name}", shares[name], minimum=1e-9) for name in names}
     total = sum(numbers.values())
     return {name: value / total for name, value in numbers.items()}
 
@@ -161,9 +157,9 @@ def _gradient(name: str, loss: PairFunction, sr: Tensor, hr: Tensor) -> tuple[fl
 
 
 def _factors(norms: Mapping[str, float], shares: Mapping[str, float], reference: str) -> dict[str, float | None]:
-    floor = DEAD * max(norms.values())
+    floor = ZERO * max(norms.values())
     if norms[reference] <= floor:
-        raise InputError(f"probe: '{reference}' does not pull at the SR output (norm 0); choose another reference.")
+        raise InputError(f"probe: '{reference}' has no gradient at the SR output; choose another reference.")
     return {
         name: None if norm <= floor else shares[name] / shares[reference] * norms[reference] / norm
         for name, norm in norms.items()

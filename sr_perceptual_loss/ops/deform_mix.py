@@ -1,33 +1,32 @@
 """Deformable convolution that mixes channels first and samples after, in chunks of taps: bounded memory, exact.
 
 Sampling, S(f; r) = sum_q beta(q, r) f(q), is the same for all channels, and a tap's matrix W_t is the same at all
-pixels, so the two finite sums change places:
+pixels, so the two finite sums can be exchanged:
 
     y(p) = sum_t W_t S(x; r_t(p)) = sum_t S(W_t x; r_t(p)),   r_t(p) = p + d_t + offset_t(p)
 
-The products W_t x of many taps are one matrix product, and sampling touches as many channels as the convolution makes
-instead of as many as it sees. Corners are explicit indices, so that the derivative at a whole-number position is that
-of torchvision's operator (to the right).
+The products W_t x of many taps are one matrix product, and sampling reads the output channels instead of the input
+channels. Corners are explicit indices, so that the derivative at a whole-number position is that of torchvision's
+operator (to the right).
 
 Source: Dai et al., arXiv 1703.06211, equations (2)-(4); the exchange of sums is elementary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 __all__ = ["CHUNK_BYTES", "mixed_deformable", "tap_weights"]
 
-#: Bytes that the temporaries of one chunk of taps may take; at least one tap is done at a time. Measured: 8, 12 and 16
-#: MiB take the same time at 16x16 pixels and at 8x8 (batch 4), and 12 is the first to lower the peak at 16x16, where 16
-#: does the 81 taps of a 9x9 kernel at once. On another CPU 32 took 30 % longer.
+#: Bytes that the temporaries of one chunk of taps may take; at least one tap is processed at a time. Measured: 8, 12
+#: and 16 MiB take the same time at 16x16 pixels and at 8x8 (batch 4), and 12 is the first to lower the peak at 16x16,
+#: where 16 processes the 81 taps of a 9x9 kernel at once. On another CPU 32 took 30 % longer.
 CHUNK_BYTES = 12 * 2**20
 #: Bytes of rows gathered at a time; they are read again at once and should still be in a cache.
 GATHER_BYTES = 2 * 2**20
@@ -65,12 +64,12 @@ def mixed_deformable(
         offset: (N, 2*T, H, W), (dy, dx) of each tap in the order of ``taps``.
         taps: (T, O, C), see :func:`tap_weights`.
         kernels: side of each branch's kernel, odd; T = sum of k*k.
-        chunk_bytes: bound for the temporaries of one chunk of taps.
+        chunk_bytes: limit for the temporaries of one chunk of taps.
 
     Returns:
         (N, len(kernels)*O, H, W) in channels-last memory, the branches one after the other.
     """
-    # Casts belong to the graph; the function itself sees one precision.
+    # Casts belong to the graph; the function itself gets one precision.
     with torch.autocast(image.device.type, enabled=False):
         wide = torch.promote_types(taps.dtype, torch.float32)
         result: Tensor = _MixedDeformable.apply(
@@ -81,22 +80,22 @@ def mixed_deformable(
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Taps of one branch that are done together: which ones, and how they are shifted."""
+    """Taps ``first`` to ``last`` of one branch, processed together, and their shifts (taps, 2)."""
 
     branch: int
     first: int
     last: int
-    shifts: Tensor  # (taps, 2)
+    shifts: Tensor
 
 
 @dataclass(frozen=True)
 class _Corners:
-    """Where the samples of one chunk read, for P pixels of all images and K taps.
+    """Which rows the samples of one chunk read, for P pixels of all images and K taps; all are (P, K*4).
 
     Attributes:
-        index: (P, K*4) rows of the mixed map, whose rows are ordered (image, pixel, tap).
-        beta: (P, K*4), zero outside the image.
-        slope_y: (P, K*4), derivative of ``beta`` with respect to the vertical position.
+        index: rows of the mixed map, whose rows are ordered (image, pixel, tap).
+        beta: weights, zero outside the image.
+        slope_y: derivative of ``beta`` with respect to the vertical position.
         slope_x: the same for the horizontal one.
     """
 
@@ -133,7 +132,7 @@ def _axis(position: Tensor, size: int) -> tuple[Tensor, tuple[Tensor, Tensor], t
     """Per axis: lower index, (weight of the lower, of the upper corner), (their validity as 0 or 1)."""
     lower = position.floor()
     fraction = position - lower
-    # A wild position may not even fit into an integer. From -2 down and from `size` up both corners are outside.
+    # A very large position may not fit into an integer. From -2 down and from `size` up both corners are outside.
     lower = lower.clamp(-2, size)
     valid = ((lower >= 0) & (lower < size)).to(position.dtype), ((lower >= -1) & (lower < size - 1)).to(position.dtype)
     # Products, not `where`: a position that is NaN makes the result NaN.
@@ -144,20 +143,19 @@ def _corners(offset: Tensor, chunk: _Chunk, size: tuple[int, int, int], dtype: t
     """Indices and weights for ``offset`` (P, 2T), images of ``size`` (N, H, W)."""
     n, height, width = size
     count = chunk.last - chunk.first
-    own = offset[:, 2 * chunk.first : 2 * chunk.last].view(n, height, width, count, 2)
+    shift = offset[:, 2 * chunk.first : 2 * chunk.last].view(n, height, width, count, 2)
     line_y = torch.arange(height, device=offset.device, dtype=offset.dtype).view(-1, 1, 1)
     line_x = torch.arange(width, device=offset.device, dtype=offset.dtype).view(-1, 1)
-    y0, weight_y, valid_y = _axis(own[..., 0] + (line_y + chunk.shifts[:, 0]), height)
-    x0, weight_x, valid_x = _axis(own[..., 1] + (line_x + chunk.shifts[:, 1]), width)
+    y0, weight_y, valid_y = _axis(shift[..., 0] + (line_y + chunk.shifts[:, 0]), height)
+    x0, weight_x, valid_x = _axis(shift[..., 1] + (line_x + chunk.shifts[:, 1]), width)
     row = torch.arange(n, device=offset.device, dtype=torch.int32).view(-1, 1, 1, 1) * height
     tap = torch.arange(count, device=offset.device, dtype=torch.int32)
     # Outside corners get weight zero; their index only has to be readable.
     rows = [(row + (y0 + i).clamp(0, height - 1)) * width for i in (0, 1)]
     columns = [(x0 + j).clamp(0, width - 1) for j in (0, 1)]
-    pixels = n * height * width
 
-    def stack(corner: Any) -> Tensor:
-        return torch.stack([corner(i, j) for i in (0, 1) for j in (0, 1)], dim=-1).view(pixels, count * CORNERS)
+    def stack(corner: Callable[[int, int], Tensor]) -> Tensor:
+        return torch.stack([corner(i, j) for i in (0, 1) for j in (0, 1)], dim=-1).view(-1, count * CORNERS)
 
     sign = (-1, 1)
     return _Corners(
@@ -169,7 +167,7 @@ def _corners(offset: Tensor, chunk: _Chunk, size: tuple[int, int, int], dtype: t
 
 
 def _rows(image: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N*H*W, C), free for channels-last memory."""
+    """(N, C, H, W) -> (N*H*W, C), without a copy for channels-last memory."""
     return image.permute(0, 2, 3, 1).reshape(-1, image.shape[1])
 
 
@@ -178,12 +176,12 @@ def _as_image(rows: Tensor, size: tuple[int, int, int]) -> Tensor:
 
 
 class _Sampling:
-    """The linear map of one chunk, y(p) += sum of beta * rows, and its two adjoints.
+    """Adjoints of the linear map of one chunk, y(p) += sum of beta * rows.
 
     Args:
-        corners: where it reads.
+        corners: which rows are read.
         images: N; the rows of one image are never read by another's pixels.
-        dense: hold it as a matrix per image.
+        dense: use the map as one matrix per image.
     """
 
     def __init__(self, corners: _Corners, images: int, dense: bool) -> None:
@@ -197,7 +195,7 @@ class _Sampling:
             self.matrix = corners.beta.new_zeros(images, pixels // images, per_image)
             self.matrix.scatter_add_(2, self.inner, corners.beta.view_as(self.inner))
 
-    def back(self, grad: Tensor, count: int) -> Tensor:
+    def to_rows(self, grad: Tensor, count: int) -> Tensor:
         """Gradient of the mixed map's rows: (P, O) -> (P*K, O)."""
         if self.matrix is not None:
             return (self.matrix.mT @ grad.view(self.images, -1, grad.shape[1])).reshape(count, -1)
@@ -208,32 +206,23 @@ class _Sampling:
         beta = self.corners.beta.flatten()[entry]
         return F.embedding_bag(pixel, grad, starts, mode="sum", per_sample_weights=beta)
 
-    def products(self, grad: Tensor, mixed: Tensor) -> Tensor:
-        """<gradient at the pixel, row> for every corner: (P, O), (P*K, O) -> (P, K*4)."""
+    def to_beta(self, grad: Tensor, mixed: Tensor) -> Tensor:
+        """Gradient of ``beta``, <gradient at the pixel, row> for every corner: (P, O), (P*K, O) -> (P, K*4)."""
         pixels, entries = self.corners.index.shape
         if self.matrix is not None:
-            every = grad.view(self.images, -1, grad.shape[1]) @ mixed.view(self.images, -1, mixed.shape[1]).mT
-            return every.gather(2, self.inner).view(pixels, entries)
-        found = torch.empty_like(self.corners.beta)
+            products = grad.view(self.images, -1, grad.shape[1]) @ mixed.view(self.images, -1, mixed.shape[1]).mT
+            return products.gather(2, self.inner).view(pixels, entries)
+        result = torch.empty_like(self.corners.beta)
         step = max(1, GATHER_BYTES // (entries * grad.shape[1] * grad.element_size()))
         for start in range(0, pixels, step):
             index = self.corners.index[start : start + step]
             gathered = mixed.index_select(0, index.flatten()).view(*index.shape, -1)
-            found[start : start + step] = torch.bmm(gathered, grad[start : start + step, :, None]).squeeze(2)
-        return found
+            result[start : start + step] = torch.bmm(gathered, grad[start : start + step, :, None]).squeeze(2)
+        return result
 
 
 class _MixedDeformable(torch.autograd.Function):
     """:func:`mixed_deformable`; the backward pass mixes again, chunk by chunk, instead of keeping mixed maps."""
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        # `once_differentiable` alone says nothing where `grad` is a constant, and the second derivative is then wrong.
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            raise NotImplementedError(
-                "deformable convolution: second derivatives (create_graph=True) are not supported; use another critic."
-            )
-        return _MixedDeformable._once(ctx, grad)
 
     @staticmethod
     def forward(
@@ -242,7 +231,7 @@ class _MixedDeformable(torch.autograd.Function):
         # The gradient of the image alone does not need the image.
         needs_rows = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         ctx.save_for_backward(image if needs_rows else None, offset, taps)
-        ctx.kernels, ctx.chunk_bytes, ctx.size = kernels, chunk_bytes, image.shape
+        ctx.kernels, ctx.chunk_bytes, ctx.shape = kernels, chunk_bytes, image.shape
         n, channels, height, width = image.shape
         size, out = (n, height, width), taps.shape[1]
         rows, flat = _rows(image), _rows(offset)
@@ -254,38 +243,41 @@ class _MixedDeformable(torch.autograd.Function):
         return _as_image(torch.cat(result, dim=1), size)
 
     @staticmethod
-    @once_differentiable
-    def _once(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        # PyTorch's `once_differentiable` does not raise where `grad` is a constant; the second derivative is then wrong.
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise NotImplementedError(
+                "deformable convolution: second derivatives (create_graph=True) are not supported; use another critic."
+            )
         image, offset, taps = ctx.saved_tensors
-        need_image, need_offset, need_taps = ctx.needs_input_grad[:3]
-        n, channels, height, width = ctx.size
+        needs_image, needs_offset, needs_taps = ctx.needs_input_grad[:3]
+        n, channels, height, width = ctx.shape
         size, out = (n, height, width), taps.shape[1]
         with torch.autocast(grad.device.type, enabled=False):
             rows, flat = None if image is None else _rows(image), _rows(offset)
             pixels = len(flat)
-            branches = [part.contiguous() for part in _rows(grad).split(out, dim=1)]
-            grad_rows = grad.new_zeros(pixels, channels) if need_image else None
-            grad_flat = torch.empty_like(flat) if need_offset else None
-            grad_taps = torch.empty_like(taps) if need_taps else None
-            dense = height * width <= DENSE_PIXELS
+            grad_branches = [part.contiguous() for part in _rows(grad).split(out, dim=1)]
+            grad_rows = grad.new_zeros(pixels, channels) if needs_image else None
+            grad_flat = torch.empty_like(flat) if needs_offset else None
+            grad_taps = torch.empty_like(taps) if needs_taps else None
             per_chunk = _taps_per_chunk(ctx.chunk_bytes, size, out, taps.dtype, backward=True)
             for chunk in _chunks(ctx.kernels, per_chunk, flat):
                 matrix = taps[chunk.first : chunk.last].reshape(-1, channels)
                 corners = _corners(flat, chunk, size, taps.dtype)
-                sampling = _Sampling(corners, n, dense)
-                own = branches[chunk.branch]
+                sampling = _Sampling(corners, n, dense=height * width <= DENSE_PIXELS)
+                grad_branch = grad_branches[chunk.branch]
                 if grad_flat is not None and rows is not None:
-                    products = sampling.products(own, F.linear(rows, matrix).view(-1, out))
+                    grad_beta = sampling.to_beta(grad_branch, F.linear(rows, matrix).view(-1, out))
                     slopes = torch.stack([corners.slope_y, corners.slope_x])
-                    both = (slopes * products).view(2, pixels, -1, CORNERS).sum(3)
-                    grad_flat[:, 2 * chunk.first : 2 * chunk.last] = both.permute(1, 2, 0).flatten(1)
+                    grad_position = (slopes * grad_beta).view(2, pixels, -1, CORNERS).sum(3)
+                    grad_flat[:, 2 * chunk.first : 2 * chunk.last] = grad_position.permute(1, 2, 0).flatten(1)
                 if grad_rows is None and grad_taps is None:
                     continue
-                back = sampling.back(own, pixels * (chunk.last - chunk.first)).view(pixels, -1)
+                grad_mixed = sampling.to_rows(grad_branch, pixels * (chunk.last - chunk.first)).view(pixels, -1)
                 if grad_rows is not None:
-                    grad_rows.addmm_(back, matrix)
+                    grad_rows.addmm_(grad_mixed, matrix)
                 if grad_taps is not None and rows is not None:
-                    grad_taps[chunk.first : chunk.last] = (back.mT @ rows).view(-1, out, channels)
+                    grad_taps[chunk.first : chunk.last] = (grad_mixed.mT @ rows).view(-1, out, channels)
         return (
             None if grad_rows is None else _as_image(grad_rows, size),
             None if grad_flat is None else _as_image(grad_flat, size),

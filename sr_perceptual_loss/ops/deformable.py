@@ -1,4 +1,4 @@
-"""Deformable convolution: the one place that knows which implementation does the work.
+"""Deformable convolution: the one place that chooses the implementation.
 
 Source: Dai et al., "Deformable Convolutional Networks", arXiv 1703.06211, equation (2); no modulation mask.
 """
@@ -14,102 +14,70 @@ from torchvision.ops import deform_conv2d
 from sr_perceptual_loss.checks import check_choice
 from sr_perceptual_loss.ops.deform_mix import mixed_deformable, tap_weights
 
-__all__ = ["KERNELS", "DeformableConv2d", "deformable_branches", "deformable_conv", "deformable_taps", "use_operator"]
+__all__ = ["KERNELS", "DeformableConv2d", "deformable_branches", "deformable_taps"]
 
-#: "auto": the fastest equal implementation on the device; "reference": torchvision's; "mixed": channels first.
-KERNELS = ("auto", "reference", "mixed")
+#: "auto": the fastest equal implementation on the device; "reference": torchvision's operator.
+KERNELS = ("auto", "reference")
 
 
-def use_operator(kernels: str, device: torch.device) -> bool:
-    """Whether torchvision's operator does the work, rather than :func:`mixed_deformable`.
+def deformable_taps(image: Tensor, offset: Tensor, taps: Tensor, sides: Sequence[int], kernels: str = "auto") -> Tensor:
+    """Stride-1 "same" deformable convolutions of one image side by side, without bias, in the precision of ``taps``.
 
     Args:
+        image: (N, C, H, W).
+        offset: (N, 2*T, H, W), (dy, dx) of each kernel tap, taps in row-major order, T = sum of k*k over the branches.
+        taps: (T, O, C), see :func:`tap_weights`.
+        sides: k of each branch, odd.
         kernels: one of :data:`KERNELS`.
-        device: of the images.
+
+    Returns:
+        (N, branches*O, H, W), the branches one after the other.
 
     Raises:
-        InputError: unknown name.
+        InputError: unknown ``kernels``.
     """
-    check_choice("kernels", kernels, KERNELS)
-    # Measured on one CPU only, 256 channels, maps of 8x8 to 32x32: there torchvision's operator takes 18 to 27 times as
-    # long. Its CUDA kernels are others.
-    return kernels == "reference" or (kernels == "auto" and device.type != "cpu")
+    # Measured on one CPU, 256 channels, maps of 8x8 to 32x32: torchvision's operator takes 18 to 27 times as long. Its
+    # CUDA kernels are others.
+    if check_choice("kernels", kernels, KERNELS) == "auto" and image.device.type == "cpu":
+        return mixed_deformable(image, offset, taps, sides)
+    dtype, counts = taps.dtype, [side * side for side in sides]
+    parts = zip(offset.split([2 * count for count in counts], dim=1), taps.split(counts), sides, strict=True)
+    # Always in the weights' precision: the kernels have no bfloat16, and positions would be too coarse in it.
+    with torch.autocast(image.device.type, enabled=False):
+        image = image.to(dtype)
+        branches = [
+            deform_conv2d(image, o.to(dtype), t.permute(1, 2, 0).unflatten(2, (k, k)).contiguous(), padding=k // 2)
+            for o, t, k in parts
+        ]
+        return torch.cat(branches, dim=1)
 
 
 def deformable_branches(
     image: Tensor, offsets: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor], kernels: str = "auto"
 ) -> Tensor:
-    """Stride-1 "same" deformable convolutions of the same image side by side, in the weights' precision.
+    """:func:`deformable_taps` with the offsets, weights and biases of each branch.
 
     Args:
         image: (N, C, H, W).
-        offsets: (N, 2*k*k, H, W) of each branch, (dy, dx) of each kernel tap, taps in row-major order.
-        weights: (O, C, k, k) of each branch, k odd, O the same.
+        offsets: (N, 2*k*k, H, W) of each branch.
+        weights: (O, C, k, k) of each branch, the same O in all.
         biases: (O,) of each branch.
         kernels: one of :data:`KERNELS`.
 
     Returns:
         (N, branches*O, H, W).
     """
-    sides = tuple(weight.shape[-1] for weight in weights)
-    # Always in the weights' precision: the kernels have no bfloat16, and positions would be too coarse in it.
-    dtype = weights[0].dtype
-    with torch.autocast(image.device.type, enabled=False):
-        if use_operator(kernels, image.device):
-            each, image = zip(offsets, weights, sides, strict=True), image.to(dtype)
-            parts = [deform_conv2d(image, o.to(dtype), w, padding=k // 2) for o, w, k in each]
-            result = torch.cat(parts, dim=1)
-        else:
-            result = mixed_deformable(image, torch.cat(list(offsets), dim=1), tap_weights(weights), sides)
-        return result + torch.cat(list(biases)).view(-1, 1, 1)
-
-
-def deformable_taps(image: Tensor, offset: Tensor, taps: Tensor, sides: Sequence[int], kernels: str = "auto") -> Tensor:
-    """:func:`deformable_branches` for merged offsets and weights as :func:`tap_weights` gives them, without bias.
-
-    Args:
-        image: (N, C, H, W).
-        offset: (N, 2*T, H, W), T = sum of k*k over the branches.
-        taps: (T, O, C).
-        sides: k of each branch.
-        kernels: one of :data:`KERNELS`.
-
-    Returns:
-        (N, branches*O, H, W).
-    """
-    if not use_operator(kernels, image.device):
-        return mixed_deformable(image, offset, taps, sides)
-    counts = [side * side for side in sides]
-    weights = [
-        part.permute(1, 2, 0).reshape(taps.shape[1], taps.shape[2], side, side)
-        for part, side in zip(taps.split(counts), sides, strict=True)
-    ]
-    no_bias = [taps.new_zeros(taps.shape[1])] * len(counts)
-    return deformable_branches(image, offset.split([2 * n for n in counts], dim=1), weights, no_bias, "reference")
-
-
-def deformable_conv(image: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, kernels: str = "auto") -> Tensor:
-    """:func:`deformable_branches` with one branch.
-
-    Args:
-        image: (N, C, H, W).
-        offset: (N, 2*k*k, H, W), (dy, dx) of each kernel tap, taps in row-major order.
-        weight: (O, C, k, k), k odd.
-        bias: (O,).
-        kernels: one of :data:`KERNELS`.
-
-    Returns:
-        (N, O, H, W).
-    """
-    return deformable_branches(image, [offset], [weight], [bias], kernels)
+    sides = [weight.shape[-1] for weight in weights]
+    result = deformable_taps(image, torch.cat(list(offsets), dim=1), tap_weights(weights), sides, kernels)
+    return result + torch.cat(list(biases)).view(-1, 1, 1)
 
 
 class DeformableConv2d(nn.Module):
-    """:func:`deformable_conv` with its own weight and bias; the offsets come from outside.
+    """One deformable convolution with weight and bias; the offsets are an input.
 
     Args:
-        channels: in.
-        out: out.
+        channels: input channels.
+        out: output channels.
         kernel: side of the kernel, odd.
     """
 
@@ -122,4 +90,4 @@ class DeformableConv2d(nn.Module):
 
     def forward(self, x: Tensor, offset: Tensor, kernels: str = "auto") -> Tensor:
         """(N, C, H, W), (N, 2*k*k, H, W) -> (N, O, H, W)."""
-        return deformable_conv(x, offset, self.weight, self.bias, kernels)
+        return deformable_branches(x, [offset], [self.weight], [self.bias], kernels)

@@ -1,12 +1,12 @@
 """3x3 convolutions with fixed weights by Winograd's minimal filtering: equal sums, 2.25 times fewer products.
 
-A tile of 2x2 outputs is a bilinear function of the 4x4 pixels that it sees and of the kernel. Through the values of
+A tile of 2x2 outputs is a bilinear function of a window of 4x4 pixels and of the kernel. Through the values of
 polynomials at 0, 1, -1 and infinity it takes 16 products instead of 36:
 
     Y = A [ (G g G^T) * (B d B^T) ] A^T
 
 The sums over channels are one batched matrix product. For the gradient the kernel is turned by 180 degrees, which
-exchanges 0 and infinity: the same transformed weights serve both directions, and no image is kept.
+exchanges 0 and infinity: the same transformed weights are used in both directions, and no image is kept.
 
 Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv 1509.09308, F(2x2, 3x3).
 """
@@ -21,18 +21,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from sr_perceptual_loss.ops.fold import frozen_parameter
+
 __all__ = ["WinogradConv", "with_winograd"]
 
 M = TypeVar("M", bound=nn.Module)
 
-TILE, SEEN = 2, 4
+TILE, WINDOW = 2, 4
 BEFORE = ((1.0, 0.0, -1.0, 0.0), (0.0, 1.0, 1.0, 0.0), (0.0, -1.0, 1.0, 0.0), (0.0, 1.0, 0.0, -1.0))  # B
 KERNEL = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))  # G
 AFTER = ((1.0, 1.0, 1.0, 0.0), (0.0, 1.0, -1.0, -1.0))  # A
-#: Where the values of the turned kernel stand among those of the kernel.
+#: Order of the kernel's values for the turned kernel.
 TURNED = [3, 1, 2, 0]
 
-#: Channels, on the thinner side, from which it pays. Measured on a CPU with AVX2, one thread, forward or backward,
+#: Channels, of input and output, from which it is faster. Measured on a CPU with AVX2, one thread, forward or backward,
 #: against oneDNN's direct convolution: 64 channels lose 25 %, 128 gain 6 % by themselves and nothing inside a critic,
 #: 256 gain 15 to 25 %, 512 to 1024 gain 25 to 50 %. In float32 its error is half as large. Larger tiles (4x4) lose what
 #: they save to their transforms.
@@ -41,7 +43,7 @@ MIN_CHANNELS = 256
 
 @functools.cache
 def _transforms(turned: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Matrices over the pixels of a tile, of those it sees (16, 16) and of those it makes (4, 16); on the CPU."""
+    """Matrices for the pixels of a window (16, 16) and of a tile (4, 16); on the CPU."""
     before, after = (torch.tensor(rows, dtype=dtype, device="cpu") for rows in (BEFORE, AFTER))
     if turned:
         before, after = before[TURNED], after[:, TURNED]
@@ -55,19 +57,15 @@ def _filter(image: Tensor, weight: Tensor, bias: Tensor | None, *, turned: bool)
     margin = (0, 0, 1, columns * TILE + 1 - width, 1, rows * TILE + 1 - height)
     padded = F.pad(image.permute(0, 2, 3, 1), margin)
     s = padded.stride()
-    shape, steps = (SEEN, SEEN, n, rows, columns, channels), (s[1], s[2], s[0], TILE * s[1], TILE * s[2], s[3])
+    shape, steps = (WINDOW, WINDOW, n, rows, columns, channels), (s[1], s[2], s[0], TILE * s[1], TILE * s[2], s[3])
     before, after = _transforms(turned, image.dtype)
-    seen = before @ padded.as_strided(shape, steps).reshape(len(before), -1)
-    products = torch.bmm(seen.view(len(before), -1, channels), weight)
+    windows = before @ padded.as_strided(shape, steps).reshape(len(before), -1)
+    products = torch.bmm(windows.view(len(before), -1, channels), weight)
     tiles = (after @ products.view(len(before), -1)).view(TILE, TILE, n, rows, columns, -1).permute(2, 3, 0, 4, 1, 5)
-    # No view of anything, so that whoever called may go on in place.
+    # Not a view of another tensor, so that the caller may change it in place.
     size = (n, tiles.shape[-1], rows * TILE, columns * TILE)
     result = torch.empty(size, dtype=image.dtype, memory_format=torch.channels_last)
-    place = result.permute(0, 2, 3, 1).view(tiles.shape)
-    if bias is None:
-        place.copy_(tiles)
-    else:
-        torch.add(tiles, bias, out=place)
+    torch.add(tiles, 0 if bias is None else bias, out=result.permute(0, 2, 3, 1).view(tiles.shape))
     if result.shape[2:] == (height, width):
         return result
     return result[:, :, :height, :width].contiguous(memory_format=torch.channels_last)
@@ -103,9 +101,8 @@ class WinogradConv(nn.Module):
             wide = conv.weight.double()
             kernel = wide.new_tensor(KERNEL)
             transformed = torch.einsum("ai,bj,ocij->abco", kernel, kernel, wide).flatten(0, 1).contiguous()
-        self.weight = nn.Parameter(conv.weight.detach(), requires_grad=False)
-        self.bias = nn.Parameter(conv.bias.detach(), requires_grad=False)
-        self.transformed = nn.Parameter(transformed.to(conv.weight.dtype), requires_grad=False)
+        self.weight, self.bias = frozen_parameter(conv.weight), frozen_parameter(conv.bias)
+        self.transformed = frozen_parameter(transformed.to(conv.weight.dtype))
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, O, H, W)."""
@@ -115,7 +112,7 @@ class WinogradConv(nn.Module):
         return result
 
 
-def _pays(conv: nn.Conv2d) -> bool:
+def _is_faster(conv: nn.Conv2d) -> bool:
     settings = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode)
     plain = settings == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros") and conv.bias is not None
     # On other devices the libraries choose such algorithms themselves.
@@ -123,16 +120,16 @@ def _pays(conv: nn.Conv2d) -> bool:
 
 
 def with_winograd(module: M) -> M:
-    """Replace, in place, the convolutions below a module for which it pays by :class:`WinogradConv`.
+    """Replace the convolutions inside a module by :class:`WinogradConv` where that is faster; in place.
 
     Args:
-        module: of a prepared critic: frozen, and nobody else's.
+        module: of an inference form: frozen and not used elsewhere.
 
     Returns:
         The module.
     """
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Conv2d) and _pays(child):
+            if isinstance(child, nn.Conv2d) and _is_faster(child):
                 setattr(parent, name, WinogradConv(child))
     return module

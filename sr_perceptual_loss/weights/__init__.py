@@ -1,7 +1,7 @@
 """Weights: known files, the store on this machine, our file format, conversion. Never imports critics."""
 
-from sr_perceptual_loss.weights.container import WeightsFile, load_weights
-from sr_perceptual_loss.weights.container import save as save_weights
+from sr_perceptual_loss.weights.file import WeightsFile, load_weights
+from sr_perceptual_loss.weights.file import save as save_weights
 from sr_perceptual_loss.weights.manifest import WeightsEntry
 
 __all__ = ["WeightsEntry", "WeightsFile", "load_weights", "save_weights"]

@@ -1,43 +1,199 @@
-"""A published checkpoint -> our file. Opt-in, and never with a loader that can run code (see ``checkpoint.py``)."""
+"""Foreign checkpoints -> our file: read without ever running code of them, converted strictly or as a warm start.
+
+``torch.load`` is called here, with ``weights_only=True``, and nowhere else in ``weights``. There is no second attempt
+without it: whoever makes a file decides whether the first attempt fails, so a fallback would serve an attacker.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from sr_perceptual_loss.checks import as_path
-from sr_perceptual_loss.errors import WeightsError
-from sr_perceptual_loss.weights.absolute import recognise
-from sr_perceptual_loss.weights.checkpoint import read_checkpoint, state_dict_in
-from sr_perceptual_loss.weights.container import save
-from sr_perceptual_loss.weights.disk import safetensors_header, sha256_of
-from sr_perceptual_loss.weights.matching import Storable, Suggest, drop_aliases, load_state, parts_of
+from sr_perceptual_loss.checks import as_path, nearest
+from sr_perceptual_loss.errors import InputError, WeightsError
+from sr_perceptual_loss.weights.file import SUFFIX, first_bytes, save, sha256_of, unpack
+from sr_perceptual_loss.weights.manifest import AbsoluteCheckpoint, WeightsEntry, recognise
+from sr_perceptual_loss.weights.matching import Storable, Suggest, drop_aliases, load_state, stored_entries
 
-__all__ = ["ConversionReport", "convert"]
+__all__ = [
+    "MUST_BE_TRAINED",
+    "ConversionReport",
+    "Remap",
+    "convert",
+    "is_warm_start",
+    "read_checkpoint",
+    "state_dict_in",
+    "summary",
+    "warm_start",
+]
+
+#: Begins ``srpl.training`` in the header of every file that :func:`warm_start` writes.
+MUST_BE_TRAINED = "warm start, absolute quality, not RQI-trained: must be trained"
+
+#: Published key layout -> ours.
+Remap = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+
+# Keys under which training codes keep the weights, the preferred one first (averaged weights before raw ones).
+_WRAPPERS = ("params_ema", "params", "model_state_dict", "state_dict", "model")
+# DistributedDataParallel inside torch.compile, and the other way round.
+_PREFIXES = ("module.", "_orig_mod.", "module.")
+# One dict per part of a network: regressor_model_state_dict, regressor_state_dict.
+_PART = re.compile(r"(?P<part>\w+?)(_model)?_state_dict")
+# Classifiers of ImageNet networks, which no critic uses.
+_CLASSIFIERS = ("fc.", "head.", "head_dist.", "classifier.")
 
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What a conversion did.
+    """What a conversion or a warm start did.
 
     Attributes:
         out: the written file.
         sha256: of the written file.
         entries: number of entries in it.
-        wrapper: key under which the weights lay in the checkpoint, empty for a plain state dict.
-        dropped: published entries that never influence the score and were left out.
+        wrapper: key or keys under which the weights lay in the checkpoint, empty for a plain state dict.
         source_sha256: of the checkpoint.
+        dropped: published entries that never influence the score and were left out.
+        random: entries of a warm start that no file gave; they have the values of the seed.
     """
 
     out: Path
     sha256: str
     entries: int
     wrapper: str
-    dropped: tuple[str, ...]
     source_sha256: str
+    dropped: tuple[str, ...] = ()
+    random: tuple[str, ...] = ()
+
+
+class _NumpyType:
+    """Stands in for ``numpy.dtype`` while a checkpoint is read; it forgets its arguments."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+def _numpy_scalar(*_: object) -> None:
+    """Stands in for the function that makes a numpy scalar: epochs and losses beside the weights become None."""
+
+
+#: Training codes leave numpy scalars beside the weights. No code of numpy is run: the two names that such a scalar
+#: needs, in the spelling of numpy 1 and 2, lead to the stand-ins above.
+_STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    (_NumpyType, "numpy.dtype"),
+    (_numpy_scalar, "numpy.core.multiarray.scalar"),
+    (_numpy_scalar, "numpy._core.multiarray.scalar"),
+]
+
+
+def read_checkpoint(path: Path) -> object:
+    """The content of a checkpoint (``.pt``, ``.pth``, ..., or a foreign ``.safetensors``); never runs code of it.
+
+    Returns:
+        What ``torch.save`` was given; numpy scalars come back as None.
+
+    Raises:
+        WeightsError: absent, damaged, or it holds anything but tensors and plain values.
+    """
+    head = first_bytes(path)
+    if path.suffix == SUFFIX or head[8:9] == b"{":
+        metadata, state = unpack(path)
+        if "srpl.format" in metadata:
+            raise WeightsError(f"{path}: is a file of this package already; use it as it is: weights: {path}")
+        return state
+    try:
+        with torch.serialization.safe_globals(_STAND_INS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a hostile or cut file may raise anything; there is no second attempt
+        raise WeightsError(f"{path}: {_refusal(error)}") from None
+
+
+def _refusal(error: Exception) -> str:
+    """Why a checkpoint was refused, without torch's advice to load it unsafely."""
+    text = " ".join(str(error).split())
+    blocked = re.search(r"GLOBAL ([\w.]*\w)", text)
+    if blocked:
+        return (
+            f"refused: it asks for the Python object '{blocked[1]}', which may run code when the file is opened. Nothing "
+            "was executed and there is no unsafe fallback. Ask its authors for a plain state dict or a .safetensors "
+            "file, or export one in a sandbox: torch.save(model.state_dict(), FILE)."
+        )
+    detail = type(error).__name__ if "weights_only" in text or not text else f"{type(error).__name__}: {text[:200]}"
+    return (
+        f"cannot be read safely ({detail}); expected a file of torch.save with tensors and plain values. It is damaged "
+        "(compare its size and SHA-256 with the published ones) or a pickle, for which there is no unsafe fallback."
+    )
+
+
+def state_dict_in(
+    content: object, path: Path, key: str | None = None, parts: Collection[str] = ()
+) -> tuple[dict[str, Tensor], str]:
+    """The state dict inside the content of a checkpoint, and the key or keys it lay under (empty for a plain one).
+
+    Without ``key`` it is looked for under the usual keys. A checkpoint with one dict per part of the network
+    (``NAME_state_dict`` or ``NAME_model_state_dict``, NAME of ``parts``) is put together.
+
+    Raises:
+        WeightsError: there is none; the message names ``path``.
+    """
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path}: holds {type(content).__name__}, expected a state dict (names and tensors).")
+    wrapper, state = key or "", content
+    if key is not None:
+        if key not in content:
+            raise WeightsError(f"{path}: has no key '{key}'. Its keys: {_keys(content)}.")
+        state = content[key]
+    elif not _is_state(content):
+        wrapper = next((name for name in _WRAPPERS if isinstance(content.get(name), Mapping)), "")
+        by_part = {} if wrapper else _keys_by_part(content, parts)
+        if by_part:
+            joined = {f"{part}.{k}": v for part, name in by_part.items() for k, v in _bare(content[name]).items()}
+            return joined, ", ".join(by_part.values())
+        state = content[wrapper] if wrapper else content
+    if not _is_state(state):
+        raise WeightsError(
+            f"{path}: no state dict{f' under {wrapper!r}' if wrapper else ''} (it holds: {_keys(state)}); expected names "
+            f"and tensors, plain or under one of {', '.join(_WRAPPERS)}. Name the key: srpl convert {path} --key KEY"
+        )
+    return _bare(state), wrapper
+
+
+def _keys_by_part(content: Mapping[Any, Any], parts: Collection[str]) -> dict[str, str]:
+    """Part of the network -> key of the checkpoint that holds its state dict."""
+    matches = {name: _PART.fullmatch(name) for name in content if isinstance(name, str) and _is_state(content[name])}
+    return {match["part"]: name for name, match in matches.items() if match and match["part"] in parts}
+
+
+def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Entries without the prefixes of training wrappers."""
+    bare = dict(state)
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in bare):
+            bare = {name.removeprefix(prefix): value for name, value in bare.items()}
+    return bare
+
+
+def _is_state(content: object) -> bool:
+    if not isinstance(content, Mapping):
+        return False
+    return bool(content) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
+
+
+def _keys(content: object) -> str:
+    if not isinstance(content, Mapping):
+        return type(content).__name__
+    names = [str(name) for name in content]
+    return ", ".join(names[:8]) + (f", ... ({len(names)} in all)" if len(names) > 8 else "") or "nothing"
 
 
 def convert(
@@ -46,82 +202,163 @@ def convert(
     out: str | Path,
     *,
     key: str | None = None,
-    remap: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None,
+    remap: Remap | None = None,
     suggest: Suggest | None = None,
-    training: str = "",
-    training_data: str = "",
-    licence: str = "",
-    commercial_use: bool | None = None,
-    origin: str = "",
+    entry: WeightsEntry | None = None,
 ) -> ConversionReport:
     """Convert a checkpoint of the reference code, or of one's own training, into one ``.safetensors`` file.
 
     Args:
-        checkpoint: ``.pt``, ``.pth``, ``.ckpt``, ``.bin`` or somebody else's ``.safetensors``.
+        checkpoint: ``.pt``, ``.pth``, ``.ckpt``, ``.bin``, or a ``.safetensors`` file that is not ours.
         critic: network of the right size; filled in place.
         out: file to write.
-        key: key under which the weights lie; by default the first known one that is there.
-        remap: published key layout -> ours; the critic's own ``remap_official`` by default.
+        key: key under which the weights lie; by default the first usual one that is there.
+        remap: published key layout -> ours; the critic's ``remap_official`` by default.
         suggest: names the critic that a set of keys looks like, for the error message.
-        training: summary for the header.
-        training_data: for the header.
-        licence: for the header.
-        commercial_use: for the header.
-        origin: for the header.
+        entry: the published file that it is, for the licence and the other facts in the header.
 
     Returns:
         A report.
 
     Raises:
         WeightsError: not a checkpoint, holds anything but tensors and plain values, does not fit the critic, or is a
-            known file of another metric that only fits it (see ``warm_start.py``).
+            known file of an absolute metric that only fits it (see :func:`warm_start`).
     """
-    path = as_path(checkpoint)
-    content = read_checkpoint(path)
-    source_sha256 = sha256_of(path)
-    _refuse_absolute(path, source_sha256, critic)
-    published, wrapper = state_dict_in(content, path, key, parts_of(critic))
-    source = f"{path} [{wrapper}]" if wrapper else str(path)
-    # Before and after: the aliases may be written in the published layout only.
-    state = drop_aliases(published, critic.aliases, source)
-    state = (remap or critic.remap_official)(state)
-    own = critic.state_dict()
-    dropped = tuple(k for k in state if k not in own and k.startswith(critic.unused)) if critic.unused else ()
-    start = f" To start a training from it, random where it is incomplete: {_warm_start(path, critic)}"
-    incomplete = start if critic.card.relative else ""
-    load_state(critic, {k: v for k, v in state.items() if k not in dropped}, source, suggest, incomplete)
-    out = as_path(out)
+    path, out, name = as_path(checkpoint), as_path(out), critic.card.name
+    source = _Source(path, critic, key, remap)
+    to_warm_start = f"To start a training from it: srpl convert {path} --critic {name} --warm-start"
+    if source.known and source.known.critic == name:
+        raise WeightsError(
+            f"{path}: is {source.known.description}, which predicts absolute quality: scores of '{name}' with it would "
+            f"not say how much better an image is than its reference. {to_warm_start}"
+        )
+    state = {k: v for k, v in source.state.items() if k not in source.unused}
+    load_state(critic, state, source.name, suggest, f" {to_warm_start}" if critic.card.relative else "")
     sha256 = save(
         critic,
         out,
-        training=training,
-        training_data=training_data,
-        licence=licence,
-        commercial_use=commercial_use,
-        origin=origin,
-        source_sha256=source_sha256,
+        training_data=entry.training_data if entry else "",
+        licence=entry.licence if entry else "",
+        commercial_use=entry.commercial_use if entry else None,
+        origin=entry.origin if entry else "",
+        source_sha256=source.sha256,
     )
-    entries = sum(name != "__metadata__" for name in safetensors_header(out))
-    left = tuple(sorted({*dropped, *_left_out(published, state, critic.unused)}))
-    return ConversionReport(out, sha256, entries, wrapper, left, source_sha256)
+    dropped = source.unused | {k for k in source.published if k not in source.state and k.startswith(critic.unused)}
+    entries = len(stored_entries(critic))
+    return ConversionReport(out, sha256, entries, source.wrapper, source.sha256, dropped=tuple(sorted(dropped)))
 
 
-def _left_out(published: Mapping[str, Tensor], state: Mapping[str, Tensor], unused: tuple[str, ...]) -> set[str]:
-    """Unused entries that the critic's own ``remap_official`` has dropped already."""
-    return {key for key in published if key not in state and key.startswith(unused)} if unused else set()
+class _Source:
+    """A checkpoint, opened for a critic."""
+
+    def __init__(self, path: Path, critic: Storable, key: str | None, remap: Remap | None = None) -> None:
+        content = read_checkpoint(path)
+        self.sha256 = sha256_of(path)
+        self.known: AbsoluteCheckpoint | None = recognise(path.name, self.sha256)
+        self.published, self.wrapper = state_dict_in(content, path, key, _parts_of(critic))
+        self.name = f"{path} [{self.wrapper}]" if self.wrapper else str(path)
+        # Before the remapping too: the aliases may be written in the published layout only.
+        self.state = (remap or critic.remap_official)(drop_aliases(self.published, critic.aliases, self.name))
+        expected = critic.state_dict()
+        self.unused = {k for k in self.state if k not in expected and k.startswith(critic.unused)}
 
 
-def _refuse_absolute(path: Path, sha256: str, critic: Storable) -> None:
-    """A file that is known to hold another metric may fit entry by entry; its scores would be taken for differences."""
-    known = recognise(path.name, sha256)
-    if known is None or known.critic != critic.card.name:
-        return
-    raise WeightsError(
-        f"{path}: is {known.what}, which predicts absolute quality, not how much better an image is than its "
-        f"reference: scores of '{critic.card.name}' with it would mean something else. To start a training from it: "
-        f"{_warm_start(path, critic)}"
+def _parts_of(critic: Storable) -> set[str]:
+    """Names of the critic's direct parts, the first words of its entries."""
+    return {key.partition(".")[0] for key in critic.state_dict() if "." in key}
+
+
+def is_warm_start(metadata: Mapping[str, str]) -> bool:
+    """Whether the header of a weights file (``WeightsFile.metadata``) says that it must be trained first."""
+    return metadata.get("srpl.training", "").startswith(MUST_BE_TRAINED)
+
+
+def warm_start(
+    checkpoint: str | Path,
+    build: Callable[[], Storable],
+    out: str | Path,
+    *,
+    key: str | None = None,
+    backbones: Mapping[str, str | Path] | None = None,
+    seed: int = 0,
+    suggest: Suggest | None = None,
+) -> ConversionReport:
+    """Write a weights file that is a start for training: entries of a checkpoint, and random ones for the rest.
+
+    The file's header says that it must be trained. An entry of another shape is an error: no published checkpoint
+    differs in one, so it is another network or needs other constructor arguments.
+
+    Args:
+        checkpoint: of an absolute metric that shares layers with the critic.
+        build: makes the critic; called with the random generator of the CPU seeded, which is restored afterwards.
+        out: file to write, ``.safetensors``.
+        key: key under which the weights lie; by default the first usual one that is there.
+        backbones: part of the critic (``vit``) -> file with a plain state dict for it, as timm publishes them.
+        seed: of the random entries.
+        suggest: names the critic that a set of keys looks like, for the error message.
+
+    Returns:
+        A report.
+
+    Raises:
+        WeightsError: a file cannot be read, or has entries that the critic lacks or that differ in shape.
+        InputError: a critic that is not relative, or a backbone that is no part of it or that the checkpoint holds.
+    """
+    path, out, backbones = as_path(checkpoint), as_path(out), backbones or {}
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would change the accelerators' generators too
+        critic = build()
+    if not critic.card.relative:
+        raise InputError(
+            f"warm start: got the critic '{critic.card.name}', which predicts absolute quality itself; expected a "
+            "relative one, such as rqi_maniqa. Convert its checkpoint without a warm start."
+        )
+    source, expected = _Source(path, critic, key), stored_entries(critic)
+    state = {k: v for k, v in source.state.items() if k not in source.unused}
+    if not state.keys() & expected.keys():
+        raise WeightsError(f"{source.name}: shares no entry with the critic '{critic.card.name}'.")
+    for part, file in backbones.items():
+        if part not in _parts_of(critic):
+            raise InputError(f"backbone: '{part}' is no part of {critic.card.name}.{nearest(part, _parts_of(critic))}")
+        if any(k.startswith(f"{part}.") for k in state):
+            raise InputError(f"backbone: {source.name} has its own '{part}'; leave --backbone {part}=... out.")
+        state |= _backbone(as_path(file), part, expected, critic.unused)
+    random = tuple(k for k in expected if k not in state)
+    load_state(critic, {**expected, **state}, " + ".join([source.name, *map(str, backbones.values())]), suggest)
+    known = source.known
+    added = [f"{part} from {Path(file).name}" for part, file in backbones.items()]
+    sha256 = save(
+        critic,
+        out,
+        training=MUST_BE_TRAINED + (f"; random (seed {seed}): {summary(random)}" if random else ""),
+        training_data=f"{known.training_data} (absolute quality)" if known else "",
+        licence=known.licence if known else "",
+        commercial_use=known.commercial_use if known else None,
+        origin="; ".join([known.description if known else path.name, *added]),
+        source_sha256=source.sha256,
     )
+    return ConversionReport(out, sha256, len(expected), source.wrapper, source.sha256, random=random)
 
 
-def _warm_start(path: Path, critic: Storable) -> str:
-    return f"srpl convert {path} --critic {critic.card.name} --warm-start"
+def _backbone(path: Path, part: str, expected: Mapping[str, Tensor], unused: tuple[str, ...]) -> dict[str, Tensor]:
+    """Entries of one part, under its name. An unused classifier may differ or be absent; all else must be there."""
+    entries = {}
+    for key, value in state_dict_in(read_checkpoint(path), path)[0].items():
+        key = key.removeprefix(f"{part}.")
+        name = f"{part}.{key}"
+        if not key.startswith(_CLASSIFIERS) or (name in expected and expected[name].shape == value.shape):
+            entries[name] = value
+    missing = [k for k in expected if k.startswith(f"{part}.") and k not in entries and not k.startswith(unused)]
+    missing = [k for k in missing if not k.endswith("num_batches_tracked")]
+    if missing:
+        raise WeightsError(
+            f"{path}: is not a whole '{part}': {len(missing)} of its entries are missing, such as {missing[0]}. Give "
+            "the state dict of the network that the critic uses, in timm's key layout."
+        )
+    return entries
+
+
+def summary(names: Sequence[str]) -> str:
+    """Entries counted by part of the network: ``conv0_x.* (2), vit.* (150)``."""
+    counts = Counter(f"{name.partition('.')[0]}.*" if "." in name else name for name in names)
+    return ", ".join(f"{label} ({count})" if count > 1 else label for label, count in counts.items())

@@ -1,10 +1,15 @@
-"""What is known about a published weights file before it is on this machine."""
+"""Facts about published files: weights of critics, and checkpoints of metrics of absolute quality."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["WeightsEntry"]
+__all__ = ["ABSOLUTE", "ADVICE", "COMMERCIAL_USE", "AbsoluteCheckpoint", "WeightsEntry", "recognise"]
+
+#: How ``commercial_use`` is written in a file's header and in messages.
+COMMERCIAL_USE: Mapping[bool | None, str] = {True: "yes", False: "no", None: "unknown"}
 
 
 @dataclass(frozen=True)
@@ -16,13 +21,13 @@ class WeightsEntry:
         repo_id: Hugging Face repository, empty for a bundled file.
         filename: file in the repository, or in ``weights/bundled/``.
         revision: commit to take; a branch name is resolved to a commit at first use and pinned in the lock file.
-        sha256: full SHA-256 of the published file; empty if its authors publish none (then the hub's own LFS hash is
-            verified and pinned in the lock file at first use).
+        sha256: full SHA-256 of the published file; empty if its authors publish none (then the hash that the hub states
+            is verified, and pinned in the lock file at first use).
         bytes: size of the published file.
         licence: licence of the weights as far as known.
         training_data: what they were trained on.
         origin: who made them, in one sentence.
-        commercial_use: True, False, or None where nobody has said.
+        commercial_use: True, False, or None where it is not stated.
     """
 
     tag: str
@@ -38,5 +43,67 @@ class WeightsEntry:
 
     @property
     def url(self) -> str:
-        """Address of the file for a person or a plain download."""
+        """Address of the file for a browser or a plain download."""
         return f"https://huggingface.co/{self.repo_id}/resolve/{self.revision}/{self.filename}"
+
+
+@dataclass(frozen=True)
+class AbsoluteCheckpoint:
+    """A published checkpoint of an absolute-quality metric that has the layout of a relative critic.
+
+    Such a file is a start for a training, not weights for a loss. TOPIQ's files even fit entry by entry, so only their
+    name or hash tells what they are.
+    """
+
+    filename: str  # as published; it may contain the first digits of the SHA-256
+    critic: str  # whose layout it has
+    metric: str
+    training_data: str
+    licence: str
+    commercial_use: bool | None
+
+    @property
+    def sha256(self) -> str:
+        """First digits of the SHA-256 as the file name states them; empty where it does not."""
+        match = re.search(r"-([0-9a-f]{8})\.pth$", self.filename)
+        return match[1] if match else ""
+
+    @property
+    def description(self) -> str:
+        """Metric and training data, for messages and headers."""
+        return f"{self.metric} trained on {self.training_data}"
+
+
+_REHOSTED = "not stated by its authors; the collection that re-hosts it says CC BY-NC-SA 4.0"
+_NC = "CC BY-NC-SA 4.0"
+_UNSTATED = "not stated for the file; the authors' code is Apache-2.0"
+
+ABSOLUTE: tuple[AbsoluteCheckpoint, ...] = (
+    AbsoluteCheckpoint("AHIQ_vit_p8_epoch33-da3ea303.pth", "rqi_ahiq", "AHIQ", "PIPAL", _REHOSTED, None),
+    AbsoluteCheckpoint("MANIQA_PIPAL-ae6d356b.pth", "rqi_maniqa", "MANIQA", "PIPAL", _REHOSTED, None),
+    AbsoluteCheckpoint("ckpt_kadid10k.pt", "rqi_maniqa", "MANIQA", "KADID-10k", _UNSTATED, None),
+    AbsoluteCheckpoint("ckpt_koniq10k.pt", "rqi_maniqa", "MANIQA", "KonIQ-10k", _UNSTATED, None),
+    AbsoluteCheckpoint("cfanet_fr_pipal_res50-69bbe5ba.pth", "rqi_topiq", "TOPIQ-FR", "PIPAL", _NC, False),
+    AbsoluteCheckpoint("cfanet_fr_kadid_res50-2c4cc61d.pth", "rqi_topiq", "TOPIQ-FR", "KADID-10k", _NC, False),
+)
+
+#: What to know when a critic is started from such a file.
+ADVICE: Mapping[str, str] = {
+    "rqi_ahiq": (
+        "The published AHIQ file goes with normalisation 'half', the default here. It holds no backbones: add "
+        "--backbone vit=FILE (timm vit_base_patch8_224.augreg_in21k_ft_in1k, not augreg2) and --backbone resnet50=FILE "
+        "(timm resnet50.a1_in1k)."
+    ),
+    "rqi_maniqa": (
+        "The scale of the Swin layers is not in a file but an argument: the PIPAL file was trained with 0.13 (add "
+        "--config scale=0.13), the KADID-10k and KonIQ-10k files and RQI with 0.8 (the default here)."
+    ),
+}
+
+
+def recognise(filename: str, sha256: str) -> AbsoluteCheckpoint | None:
+    """The known checkpoint that a file is, by its name or its SHA-256 (also when renamed); None for any other."""
+    for known in ABSOLUTE:
+        if filename == known.filename or (known.sha256 and sha256.startswith(known.sha256)):
+            return known
+    return None

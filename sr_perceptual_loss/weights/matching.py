@@ -1,4 +1,4 @@
-"""Do these entries fit that network? One wording for reading, converting and saving."""
+"""Do these entries fit that network? Strict, with the same messages for reading, converting and saving."""
 
 from __future__ import annotations
 
@@ -10,32 +10,18 @@ from torch import Tensor
 
 from sr_perceptual_loss.errors import WeightsError
 
-__all__ = ["Storable", "Suggest", "drop_aliases", "load_state", "own_entries", "parts_of", "refuse_non_finite"]
+__all__ = ["Storable", "Suggest", "drop_aliases", "load_state", "refuse_non_finite", "stored_entries"]
 
-#: Names the critic that a set of keys looks like, or None.
+#: Names the critic that a set of keys looks like, or None; for messages.
 Suggest = Callable[[Collection[str]], "str | None"]
-
-SHOWN = 5
-
-
-class Named(Protocol):
-    """The part of a critic's card that the store reads."""
-
-    @property
-    def name(self) -> str:
-        """The critic's name."""
-
-    @property
-    def relative(self) -> bool:
-        """Whether a score says how much better than the reference, not how good."""
 
 
 class Storable(Protocol):
-    """What the store needs to know of a critic (``critics.base.Critic`` has it; weights never import critics)."""
+    """What this folder needs of a critic; ``critics.base.Critic`` has it (weights never import critics)."""
 
     @property
-    def card(self) -> Named:
-        """Who it is."""
+    def card(self) -> Any:
+        """Its ``name``, and ``relative``: whether it predicts differences of quality."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -60,42 +46,27 @@ class Storable(Protocol):
         """As of ``nn.Module``."""
 
 
-def own_entries(critic: Storable) -> dict[str, Tensor]:
+def stored_entries(critic: Storable) -> dict[str, Tensor]:
     """The state dict without aliases: what a file stores."""
     duplicates = tuple(duplicate for duplicate, _ in critic.aliases)
     return {key: value for key, value in critic.state_dict().items() if not key.startswith(duplicates)}
 
 
-def parts_of(critic: Storable) -> set[str]:
-    """Names of the critic's direct parts, the first words of its entries."""
-    return {key.partition(".")[0] for key in critic.state_dict() if "." in key}
-
-
 def drop_aliases(state: Mapping[str, Tensor], aliases: Sequence[tuple[str, str]], source: str) -> dict[str, Tensor]:
-    """Leave out entries that repeat others under a second name.
-
-    Args:
-        state: entries.
-        aliases: (duplicate prefix, kept prefix) pairs.
-        source: where they come from, for the message.
-
-    Returns:
-        A new dict.
+    """A copy without the entries that repeat others under a second name.
 
     Raises:
         WeightsError: an entry and its duplicate differ, so they cannot be one module.
     """
     out = dict(state)
     for duplicate, kept in aliases:
-        pairs = [(key, kept + key[len(duplicate) :]) for key in state if key.startswith(duplicate)]
-        pairs = [(key, twin) for key, twin in pairs if twin in state]
-        differ = [f"{key} and {twin}" for key, twin in pairs if not _equal(state[key], state[twin])]
-        if differ:
-            raise WeightsError(
-                f"{source}: {_first('differing pair', differ)}, expected equal ones, since both names are one module. "
-                "The file was not made by this network; take another one."
-            )
-        for key, _ in pairs:
+        pairs = [(key, kept + key.removeprefix(duplicate)) for key in state if key.startswith(duplicate)]
+        for key, twin in [(key, twin) for key, twin in pairs if twin in state]:
+            if state[key].dtype != state[twin].dtype or not torch.equal(state[key], state[twin]):
+                raise WeightsError(
+                    f"{source}: {key} and {twin} differ, expected equal entries, since both names are one module: the "
+                    "file was not made by this network."
+                )
             del out[key]
     return out
 
@@ -107,7 +78,7 @@ def load_state(
 
     Args:
         critic: filled in place, only after all checks have passed.
-        state: entries in the critic's own layout; aliases may be left out. Other floating dtypes are converted.
+        state: entries in the critic's layout; aliases may be left out. Other floating dtypes are converted.
         source: where the entries come from, for the message.
         suggest: names the critic that a set of keys looks like, for the message.
         incomplete: ends the message where entries are missing and nothing else is wrong.
@@ -116,64 +87,49 @@ def load_state(
         WeightsError: with counts and the first names of missing, extra, mis-shaped or non-finite entries.
     """
     name = critic.card.name
-    own = own_entries(critic)
+    expected = stored_entries(critic)
     given = drop_aliases(state, critic.aliases, source)
-    faults = _faults(given, own)
+    faults = _faults(given, expected)
     if faults:
         better = suggest(state.keys()) if suggest else None
-        only_missing = len(faults) == 1 and bool(given) and given.keys() < own.keys()
         hint = f" These entries look like the critic '{better}': use that name." if better and better != name else ""
+        only_missing = len(faults) == 1 and bool(given) and given.keys() < expected.keys()
         raise WeightsError(
-            f"{source}: does not fit the critic '{name}' ({len(own)} entries expected, {len(given)} found). "
+            f"{source}: does not fit the critic '{name}' ({len(expected)} entries expected, {len(given)} given). "
             f"{'; '.join(faults)}.{hint} Nothing was loaded: give a file of '{name}', or build the critic with the "
             "constructor arguments of the file." + (incomplete if only_missing else "")
         )
-    # After the cast, since a float64 value may be too large for the parameter's dtype.
-    cast = {key: given[key].to(own[key].dtype) for key in own}
+    # Checked after the cast, since a float64 value may be too large for the parameter's dtype.
+    cast = {key: given[key].to(value.dtype) for key, value in expected.items()}
     refuse_non_finite(cast, source)
     for duplicate, kept in critic.aliases:
-        cast.update({duplicate + key[len(kept) :]: value for key, value in list(cast.items()) if key.startswith(kept)})
+        cast |= {duplicate + key.removeprefix(kept): value for key, value in cast.items() if key.startswith(kept)}
     critic.load_state_dict(cast, strict=True)
 
 
 def refuse_non_finite(state: Mapping[str, Tensor], source: str) -> None:
-    """Raise if an entry holds NaN or infinity.
-
-    Raises:
-        WeightsError: with the first names.
-    """
+    """Raise a WeightsError that names the first entries with NaN or infinity."""
     bad = [key for key, value in state.items() if value.is_floating_point() and not bool(torch.isfinite(value).all())]
     if bad:
         raise WeightsError(
-            f"{source}: {_first('entry', bad, 'entries')} with NaN or infinity, expected finite numbers. "
-            "The training diverged or the file is damaged: take an earlier checkpoint."
+            f"{source}: {_count('with NaN or infinity', bad)}; expected finite numbers. The training diverged or the "
+            "file is damaged: take an earlier checkpoint."
         )
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+def _faults(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Missing, extra and mis-shaped entries and entries of another kind of dtype, one part of a sentence each."""
+    shapes, kinds = [], []
+    for key, ours in expected.items():
+        theirs = given.get(key, ours)
+        if ours.shape != theirs.shape:
+            shapes.append(f"{key} got {tuple(theirs.shape)} expected {tuple(ours.shape)}")
+        if ours.dtype != theirs.dtype and not (ours.is_floating_point() and theirs.is_floating_point()):
+            kinds.append(f"{key} got {theirs.dtype} expected {ours.dtype}")
+    missing, extra = [k for k in expected if k not in given], [k for k in given if k not in expected]
+    groups = {"missing": missing, "extra": extra, "mis-shaped": shapes, "of another dtype": kinds}
+    return [_count(what, names) for what, names in groups.items() if names]
 
 
-def _faults(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
-    """Missing, extra, mis-shaped entries and entries of another kind, one sentence part each."""
-    missing = [key for key in own if key not in given]
-    extra = [key for key in given if key not in own]
-    common = [key for key in own if key in given]
-    shapes = [
-        f"{key} got {tuple(given[key].shape)} expected {tuple(own[key].shape)}"
-        for key in common
-        if given[key].shape != own[key].shape
-    ]
-    kinds = [
-        f"{key} got {given[key].dtype} expected {own[key].dtype}"
-        for key in common
-        if given[key].dtype != own[key].dtype and not (given[key].is_floating_point() and own[key].is_floating_point())
-    ]
-    groups = (("missing", missing), ("extra", extra), ("mis-shaped", shapes), ("of another dtype", kinds))
-    return [_first(word, names, word) for word, names in groups if names]
-
-
-def _first(one: str, names: Sequence[str], many: str = "") -> str:
-    word = one if len(names) == 1 else many or f"{one}s"
-    rest = ", ..." if len(names) > SHOWN else ""
-    return f"{len(names)} {word}: {', '.join(names[:SHOWN])}{rest}"
+def _count(what: str, names: Sequence[str]) -> str:
+    return f"{len(names)} {what}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"

@@ -12,7 +12,7 @@ LOSSES = {
     "critic-haarpsi": lambda **options: CriticLoss("haarpsi", **options),
     "critic-learned": lambda **options: CriticLoss(tiny("efficient_pban"), **options),
     "ratio": lambda **options: SSIMPerceptualRatioLoss("haarpsi", **options),
-    "ratio-sum": lambda **options: SSIMPerceptualRatioLoss("haarpsi", loss_balance="weighted_sum", **options),
+    "ratio-sum": lambda **options: SSIMPerceptualRatioLoss("haarpsi", loss_balance="none", **options),
     "ssim": lambda **options: SSIMLoss(**options),
 }
 

@@ -18,7 +18,7 @@ from sr_perceptual_loss import (
     WeightsError,
     create_critic,
 )
-from sr_perceptual_loss.losses.critic_loss import apply_form
+from sr_perceptual_loss.losses.critic_loss import FORMS
 from sr_perceptual_loss.ops.crops import crop_pairs
 
 
@@ -80,9 +80,9 @@ def test_forms(form):
     expected = {
         "linear": -score,
         "hinge": torch.tensor([2.5, 0.1, 0.0, 0.0], dtype=torch.float64),
-        "softplus": 0.2 * F.softplus((0.5 - score) / 0.2),
+        "softplus": F.softplus(0.5 - score),
     }[form]
-    torch.testing.assert_close(apply_form(score, form, 0.5, 0.2), expected)
+    torch.testing.assert_close(FORMS[form](score, 0.5), expected)
 
 
 def test_hinge_pays_nothing_beyond_the_margin():
@@ -133,7 +133,7 @@ def test_crops_follow_the_global_iteration_after_an_interruption():
 
 @pytest.mark.fault(13)
 def test_a_critic_of_fixed_size_sees_crops_of_it():
-    critic = create_critic("rqi_maniqa", weights=None, size="tiny")
+    critic = create_critic("tiny_rqi_maniqa", weights=None)
     side = critic.input_size.fixed
     loss = CriticLoss(critic)
     sr, hr = make_pair(2, side + 9, side + 4)
@@ -142,17 +142,17 @@ def test_a_critic_of_fixed_size_sees_crops_of_it():
     touched = (sr.grad != 0).any(1)
     assert touched[0].any(1).sum() <= side and touched[0].any(0).sum() <= side
     small = make_pair(1, side - 8, side - 8)
-    with pytest.raises(InputError, match=f"the crop needs {side}x{side}. Set gt_size: {side}"):
+    with pytest.raises(InputError, match=f"{side}x{side}.*gt_size: {side}"):
         loss(*small)
     assert torch.isfinite(CriticLoss(critic, crops={"small": "resize"})(*small))
 
 
 @pytest.mark.fault(13)
 def test_a_crop_that_the_critic_cannot_take_fails_at_construction():
-    critic = create_critic("rqi_maniqa", weights=None, size="tiny")
+    critic = create_critic("tiny_rqi_maniqa", weights=None)
     with pytest.raises(InputError, match="takes exactly"):
         CriticLoss(critic, crops=24)
-    with pytest.raises(InputError, match="haarpsi: got 8x8, takes sides >= 16"):
+    with pytest.raises(InputError, match="haarpsi: got 8x8.*16"):
         CriticLoss("haarpsi", crops={"size": 8})
 
 
@@ -169,7 +169,7 @@ def test_no_gradient_reaches_hr_and_half_inputs_get_half_gradients():
 @pytest.mark.fault(20)
 def test_autocast_changes_nothing():
     sr, hr = make_pair(2, 32, 32)
-    loss = CriticLoss("efficient_pban", weights=None, critic_size="tiny")
+    loss = CriticLoss("tiny_efficient_pban", weights=None)
     expected = loss(sr, hr)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = loss(sr, hr)
@@ -201,10 +201,11 @@ def test_an_empty_batch_is_a_zero_on_the_graph():
 def test_non_finite_values_and_gradients_stop_by_name():
     sr, hr = make_pair(2, 16, 16)
     sr.requires_grad_()
-    with pytest.raises(NonFiniteError, match=r"CriticLoss\(probe\): the value of image 1 of the batch is nan"):
-        CriticLoss(Probe(bad="value"))(sr, hr)
+    for x in (sr, sr.detach()):
+        with pytest.raises(NonFiniteError, match=r"CriticLoss\(probe\).*value of image 1 .*nan"):
+            CriticLoss(Probe(bad="value"))(x, hr).backward()
     loss = CriticLoss(Probe(bad="gradient"))(sr, hr)
-    with pytest.raises(NonFiniteError, match=r"CriticLoss\(probe\): its value is finite but its gradient"):
+    with pytest.raises(NonFiniteError, match=r"CriticLoss\(probe\): gradient"):
         loss.backward()
     bad = sr.detach().clone()
     bad[0, 0, 0, 0] = float("nan")
@@ -213,17 +214,13 @@ def test_non_finite_values_and_gradients_stop_by_name():
 
 
 @pytest.mark.fault(4, 6)
-def test_non_finite_skip_gives_a_zero_on_the_graph(caplog):
+def test_ignore_checks_nothing():
     sr, hr = make_pair(2, 16, 16)
-    sr.requires_grad_()
-    value = CriticLoss(Probe(bad="value"), on_nonfinite="skip")(sr, hr)
+    loss = CriticLoss(Probe(bad="value"))
+    loss.on_nonfinite = "ignore"
+    value = loss(sr.requires_grad_(), hr)
     value.backward()
-    assert value.item() == 0 and sr.grad.abs().max() == 0
-    sr.grad = None
-    CriticLoss(Probe(bad="gradient"), on_nonfinite="skip")(sr, hr).backward()
-    assert sr.grad.abs().max() == 0
-    assert "set to zero" in caplog.text
-    assert torch.isnan(CriticLoss(Probe(bad="value"), on_nonfinite="propagate")(sr, hr))
+    assert torch.isnan(value)
 
 
 @pytest.mark.fault(31)
@@ -239,8 +236,8 @@ def test_gradients_of_two_losses_add():
 @pytest.mark.fault(42, 44)
 def test_construction_touches_no_global_state():
     state, benchmark = torch.get_rng_state(), torch.backends.cudnn.benchmark
-    CriticLoss("efficient_pban", weights=None, critic_size="tiny")
-    RQILoss(weights=None, critic_size="tiny")
+    CriticLoss("tiny_efficient_pban", weights=None)
+    RQILoss("tiny_rqi_maniqa", weights=None)
     assert torch.equal(state, torch.get_rng_state()) and torch.backends.cudnn.benchmark == benchmark
 
 
@@ -248,12 +245,12 @@ def test_construction_touches_no_global_state():
     ("options", "error", "words"),
     [
         ({"critic": "harpsi"}, UnknownNameError, "Did you mean 'haarpsi'"),
-        ({"critic": 3}, InputError, "expected a registered name"),
-        ({"critic": "haarpsi", "loss_weight": "heavy"}, InputError, "loss_weight: got the text 'heavy'"),
+        ({"critic": 3}, InputError, "3|int"),
+        ({}, InputError, "`critic`.*haarpsi"),
+        ({"critic": "haarpsi", "loss_weight": "heavy"}, InputError, "loss_weight: .*heavy"),
         ({"critic": "haarpsi", "form": "log"}, InputError, "form: got 'log'"),
         ({"critic": "haarpsi", "reduction": "avg"}, InputError, "reduction: got 'avg'"),
         ({"critic": "haarpsi", "crops": {"sise": 1}}, InputError, "unknown key 'sise'"),
-        ({"critic": "haarpsi", "temperature": 0}, InputError, "temperature: got 0"),
         ({"critic": "rqi_maniqa"}, WeightsError, "weights"),
         ({"critic": "rqi_maniqa", "weights": "/nowhere/x.safetensors"}, WeightsError, "/nowhere/x.safetensors"),
         ({"critic": "haarpsi", "margn": 1}, TypeError, "margn"),
@@ -266,15 +263,17 @@ def test_bad_options_fail_at_construction(options, error, words):
 
 def test_named_forms():
     sr, hr = make_pair(1, 48, 48)
-    loss = EfficientPBANLoss(weights=None, critic_size="tiny", loss_weight=0.5)
+    loss = EfficientPBANLoss("tiny_efficient_pban", weights=None, loss_weight=0.5)
     torch.testing.assert_close(loss(sr, hr), -0.5 * loss.critic.score(sr, hr).mean())
-    rqi = RQILoss(weights=None, critic_size="tiny", loss_weight=0.1)
+    rqi = RQILoss("tiny_rqi_maniqa", weights=None, loss_weight=0.1)
     side = rqi.critic.input_size.fixed
     sr, hr = make_pair(2, side, side)
     torch.testing.assert_close(rqi(sr, hr), -0.1 * rqi.critic.score(sr, hr).mean())
     assert rqi.term_names == ("score", "over_gt_rate") and set(rqi.terms) == {"loss", *rqi.term_names}
-    with pytest.raises(InputError, match=r"'haarpsi' is not a relative critic; use CriticLoss, or one of .*rqi_maniqa"):
+    with pytest.raises(InputError, match="haarpsi.*rqi_maniqa"):
         RQILoss("haarpsi")
+    with pytest.raises(InputError, match="haarpsi"):
+        EfficientPBANLoss("haarpsi")
     with pytest.raises(WeightsError):
         EfficientPBANLoss()
     with pytest.raises(WeightsError):

@@ -98,7 +98,7 @@ def test_two_hundred_steps():
 def test_two_thousand_steps(caplog):
     losses = {
         "haarpsi": CriticLoss("haarpsi", crops={"size": 32, "count": 2}),
-        "learned": CriticLoss(tiny("rqi_topiq"), target_cache=0.5),
+        "learned": CriticLoss(tiny("rqi_topiq")),
         "ratio": SSIMPerceptualRatioLoss("haarpsi", crops=32),
     }
     process, python, state = train(losses, 2000, warm=200, sample=20)

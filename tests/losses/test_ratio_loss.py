@@ -20,7 +20,7 @@ from sr_perceptual_loss.losses.ratio_loss import SSIMPerceptualRatioLoss
 
 RATIOS = [(0.9, 0.1), (0.7, 0.3), (0.5, 0.5), (0.3, 0.7), (0.1, 0.9)]
 #: Every balance except the printed ratio.
-USABLE = ["grad_norm", "weighted_sum", "loss_norm"]
+USABLE = ["grad_norm", "none"]
 
 
 class Toy(Critic):
@@ -117,32 +117,27 @@ def train(loss, steps, rate, *, seed=0):
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [r for r in RATIOS if r[0] != r[1]])
-@pytest.mark.parametrize("sign", ["printed", "table2"])
-def test_eq12_is_the_closed_form_on_the_batch_means(alpha, beta, sign):
+def test_eq12_is_the_closed_form_on_the_batch_means(alpha, beta):
     sr, hr = pair()
-    loss = make(alpha=alpha, beta=beta, loss_balance="eq12", eq12_sign=sign)
+    loss = make(alpha=alpha, beta=beta, loss_balance="eq12")
     s, q = (x.mean() for x in (ssim(sr, hr), Toy().score(sr, hr)))
-    expected = (alpha + (beta - alpha) * q / (s + q)) * (1 if sign == "printed" else -1)
+    expected = alpha + (beta - alpha) * q / (s + q)
     torch.testing.assert_close(loss(sr, hr), expected)
 
 
 @pytest.mark.fault(61)
-def test_eq12_at_equal_weights_is_refused_or_has_no_gradient():
-    with pytest.raises(InputError, match="identically zero"):
+def test_eq12_at_equal_weights_is_refused():
+    with pytest.raises(InputError, match="alpha = beta"):
         SSIMPerceptualRatioLoss(Toy(), loss_balance="eq12")
-    with pytest.warns(UserWarning, match="identically zero"):
-        loss = SSIMPerceptualRatioLoss(Toy(), loss_balance="eq12", allow_equal=True)
-    assert gradient(loss, *pair()).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize(("sign", "rises"), [("printed", False), ("table2", True)])
-def test_one_step_of_eq12_with_beta_larger(sign, rises):
+def test_one_step_of_eq12_with_beta_larger_lowers_the_critics_score():
     sr, hr = pair()
-    loss = make(alpha=0.3, beta=0.7, loss_balance="eq12", eq12_sign=sign)
+    loss = make(alpha=0.3, beta=0.7, loss_balance="eq12")
     g = gradient(loss, sr, hr)
     before = loss.terms["score"]
     loss(sr - 0.01 * g / g.abs().max(), hr)
-    assert (loss.terms["score"] > before) == rises
+    assert loss.terms["score"] < before
 
 
 def test_eq12_announces_which_score_will_fall():
@@ -168,7 +163,6 @@ def test_eq12_needs_two_scores(options):
 
 
 @pytest.mark.fault(61)
-@pytest.mark.filterwarnings("ignore:loss_norm")
 @pytest.mark.parametrize("balance", USABLE)
 @pytest.mark.parametrize("s", [0.7, 0.3])
 @pytest.mark.parametrize("q", [3, 0.3, -0.3, -2.5, -0.7])
@@ -196,32 +190,6 @@ def test_grad_norm_is_blind_to_scale_and_offset_of_the_critic(factor, shift):
         a, b = (gradient(loss, *pair(seed=seed)) for loss in (plain, changed))
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(a.abs().max()))
     assert float(changed.terms["lambda"]) == pytest.approx(float(plain.terms["lambda"]) / factor)
-
-
-@pytest.mark.fault(62)
-def test_loss_norm_is_blind_to_the_scale_only_and_has_a_floor(channels):
-    sr, hr = pair()
-    plain = gradient(make(loss_balance="loss_norm"), sr, hr)
-    torch.testing.assert_close(gradient(make(Toy(10), loss_balance="loss_norm"), sr, hr), plain)
-    shifted = gradient(make(Toy(1, -2.5), loss_balance="loss_norm"), sr, hr)
-    assert (shifted - plain).norm() > 0.1 * plain.norm()
-    loss = make(Toy(channel=True), loss_balance="loss_norm")
-    with pytest.warns(UserWarning, match=r"critic 0\).*below denom_floor = 0.001"):
-        g = gradient(loss, *channels(0.7, 0.0))
-    torch.testing.assert_close(g[:, 1], torch.full_like(g[:, 1], -0.5 / 1e-3 / 32))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        loss(*channels(0.7, 0.0))
-
-
-@pytest.mark.parametrize("balance", USABLE)
-def test_loss_norm_divides_by_the_mean_of_absolute_scores(channels, balance):
-    sr, hr = (x.detach().clone() for x in channels(0.5, 0.0))
-    sr[0, 1], sr[1, 1] = 3.0, -1.0
-    loss = make(Toy(channel=True), alpha=0.5, beta=0.5, loss_balance=balance)
-    g = gradient(loss, sr, hr)
-    per_pixel = {"loss_norm": 0.5 / 2, "weighted_sum": 0.5, "grad_norm": 0.5}[balance] / 32
-    torch.testing.assert_close(g[:, 1], torch.full_like(g[:, 1], -per_pixel))
 
 
 # 6: one-sided ---------------------------------------------------------------------------------------------------------
@@ -330,7 +298,7 @@ def test_eq12_under_adam_knows_the_sign_of_beta_minus_alpha_only():
     low, middle, high = (move(beta, "eq12") for beta in (0.1, 0.3, 0.7))
     assert (low - middle).norm() < 0.02 * low.norm()
     assert cosine(middle, high) < 0
-    low, middle = (move(beta, "weighted_sum") for beta in (0.1, 0.3))
+    low, middle = (move(beta, "none") for beta in (0.1, 0.3))
     assert (low - middle).norm() > 0.1 * low.norm()
 
 
@@ -366,10 +334,9 @@ def test_scores_are_single_precision_inside_autocast(balance, monkeypatch):
 
 @pytest.mark.parametrize(("options", "words"), [
     ({"alpha": float("nan")}, "alpha: .*finite"), ({"beta": float("inf")}, "beta: .*finite"),
-    ({"alpha": -1}, "alpha: got -1"), ({"beta": True}, "beta: got True"), ({"alpha": "much"}, "alpha: got the text"),
+    ({"alpha": -1}, "alpha: got -1"), ({"beta": True}, "beta: got True"), ({"alpha": "much"}, "alpha: .*much"),
     ({"alpha": 0, "beta": 0}, "both 0"), ({"loss_balance": "gradnorm"}, "Did you mean 'grad_norm'"),
-    ({"distortion": "ssmi"}, "Did you mean 'ssim'"), ({"eq12_sign": "negated"}, "eq12_sign"),
-    ({"ema_decay": 1}, "ema_decay"), ({"max_weight": 0}, "max_weight"), ({"pixel_weight": -1}, "pixel_weight"),
+    ({"distortion": "ssmi"}, "Did you mean 'ssim'"),
 ])  # fmt: skip
 def test_options_that_are_refused(options, words):
     with pytest.raises(InputError, match=words):
@@ -377,7 +344,7 @@ def test_options_that_are_refused(options, words):
 
 
 def test_numbers_that_yaml_left_as_text():
-    loss = SSIMPerceptualRatioLoss(Toy(), alpha="1e-1", beta="9e-1", balance_eps="1e-12")
+    loss = SSIMPerceptualRatioLoss(Toy(), alpha="1e-1", beta="9e-1")
     assert (loss.alpha, loss.beta) == (0.1, 0.9)
 
 
@@ -387,6 +354,7 @@ def test_numbers_that_yaml_left_as_text():
 def test_non_finite_parts_stop_by_name(balance, bad, words):
     sr, hr = pair()
     loss = make(Toy(bad=bad), loss_balance=balance)
+    words = words if balance == "grad_norm" else {"value": "value", "gradient": "gradient"}[bad]
     with pytest.raises(NonFiniteError, match=rf"SSIMPerceptualRatioLoss\(toy\): .*{words}"):
         loss(sr.requires_grad_(), hr).backward()
     assert loss.state_dict()["balancer._extra_state"] == {}
@@ -397,22 +365,18 @@ def test_non_finite_parts_stop_by_name(balance, bad, words):
 def test_a_diverged_network_is_named(balance):
     sr, hr = pair()
     sr[1, 0, 3, 3] = float("nan")
-    with pytest.raises(NonFiniteError, match=r"distortion: the loss is NaN.*sr holds NaN or infinity"):
-        make(loss_balance=balance)(sr.requires_grad_(), hr)
+    words = {"grad_norm": "distortion: the loss is NaN", "none": "sr holds NaN"}[balance]
+    with pytest.raises(NonFiniteError, match=words):
+        make(loss_balance=balance)(sr.requires_grad_(), hr).backward()
 
 
 @pytest.mark.fault(4)
 @pytest.mark.parametrize("balance", USABLE)
-def test_skip_and_propagate(balance, caplog):
+def test_ignore(balance):
     sr, hr = pair()
-    x = sr.clone().requires_grad_()
-    loss = make(Toy(bad="value"), loss_balance=balance, on_nonfinite="skip")
-    value = loss(x, hr)
-    value.backward()
-    assert float(value.detach()) == 0 and x.grad.abs().max() == 0
-    assert "perceptual: the loss is NaN" in caplog.text and len(caplog.records) == 1
-    assert set(loss.terms) == {"loss", *loss.term_names}
-    assert not torch.isfinite(make(Toy(bad="value"), loss_balance=balance, on_nonfinite="propagate")(x, hr))
+    loss = make(Toy(bad="value"), loss_balance=balance)
+    loss.on_nonfinite = "ignore"
+    assert not torch.isfinite(loss(sr.requires_grad_(), hr))
 
 
 @pytest.mark.fault(63)
@@ -461,14 +425,12 @@ for sr, hr in data:
 with torch.no_grad():
     if rank == 0:
         loss(sr[:1], hr[:1])  # validation on one rank waits for nobody
-norm = SSIMPerceptualRatioLoss("haarpsi", loss_balance="loss_norm")
-norm(sr[mine].requires_grad_(), hr[mine])
 stopped = ""
 try:
     GradNormBalancer({"a": 1})(sr[mine].requires_grad_(), {"a": lambda x: x.sum() * (float("nan") if rank else 1.0)})
 except NonFiniteError as error:
     stopped = str(error)
-print(json.dumps([weights, float(norm.terms["lambda"]), loss.balancer.get_extra_state(), stopped]))
+print(json.dumps([weights, loss.balancer.get_extra_state(), stopped]))
 dist.destroy_process_group()
 """
 
@@ -489,13 +451,10 @@ def test_two_ranks_have_the_lambda_of_the_joined_batch(tmp_path):
     for sr, hr in data:
         loss(sr.requires_grad_(), hr)
         expected.append(float(loss.terms["lambda"]))
-    assert first[:3] == second[:3]
+    assert first[:2] == second[:2]
     assert first[0] == pytest.approx(expected, rel=1e-9)
-    norm = SSIMPerceptualRatioLoss("haarpsi", loss_balance="loss_norm")
-    norm(*data[-1])
-    assert first[1] == pytest.approx(float(norm.terms["lambda"]))
     # A NaN on the second rank stops the first one too; else it would wait for ever.
-    assert all("a: the loss is NaN" in found[3] for found in (first, second))
+    assert all("a: the loss is NaN" in found[2] for found in (first, second))
 
 
 # The rest of the interface --------------------------------------------------------------------------------------------
@@ -518,19 +477,15 @@ def test_terms_have_the_same_keys_in_every_call(balance, beta):
         torch.testing.assert_close(loss.terms["perceptual_loss"], -loss.terms["score"])
 
 
-def test_pixel_anchor_is_outside_the_balance_and_the_weight_multiplies_everything():
+def test_the_weight_multiplies_everything():
     sr, hr = pair()
-    plain = gradient(make(), sr, hr)
-    anchored = make(pixel_weight=0.5, loss_weight="3e0")
-    l1 = gradient(lambda x, y: (x - y).abs().mean(), sr, hr)
-    torch.testing.assert_close(gradient(anchored, sr, hr), 3 * (plain + 0.5 * l1))
-    torch.testing.assert_close(anchored.terms["pixel_loss"], (sr - hr).abs().mean().float())
+    torch.testing.assert_close(gradient(make(loss_weight="3e0"), sr, hr), 3 * gradient(make(), sr, hr))
 
 
 @pytest.mark.parametrize("distortion", ["l1", "charbonnier"])
 def test_pixel_distortions(distortion):
     sr, hr = pair()
-    loss = make(distortion=distortion, alpha=1, beta=0, loss_balance="weighted_sum")
+    loss = make(distortion=distortion, alpha=1, beta=0, loss_balance="none")
     torch.testing.assert_close(loss(sr, hr), (sr - hr).abs().mean(), atol=1e-6, rtol=0)
     assert float(loss.terms["distortion_score"]) == pytest.approx(-float((sr - hr).abs().mean()), abs=1e-6)
     assert make(distortion=distortion).optimises == ("toy", "psnr")
@@ -540,15 +495,15 @@ def test_ms_ssim_and_its_smallest_patch():
     import pytorch_msssim
 
     sr, hr = make_pair(1, 161, 168)
-    loss = make(distortion="ms_ssim", alpha=1, beta=0, loss_balance="weighted_sum")
+    loss = make(distortion="ms_ssim", alpha=1, beta=0, loss_balance="none")
     torch.testing.assert_close(loss(sr, hr), 1 - pytorch_msssim.ms_ssim(sr, hr, data_range=1.0))
-    with pytest.raises(InputError, match=r"ms_ssim: got 160x168 patches, needs sides >= 161.*gt_size: 192"):
+    with pytest.raises(InputError, match="ms_ssim: got 160x168.*161.*gt_size"):
         loss(sr[:, :, :160], hr[:, :, :160])
 
 
 def test_the_critic_sees_its_crops_and_the_distortion_the_whole_patch():
     sr, hr = make_pair(2, 48, 48)
-    loss = SSIMPerceptualRatioLoss("haarpsi", crops={"size": 24, "position": "center"}, loss_balance="weighted_sum")
+    loss = SSIMPerceptualRatioLoss("haarpsi", crops={"size": 24, "position": "center"}, loss_balance="none")
     loss(sr, hr)
     torch.testing.assert_close(loss.terms["distortion_score"], ssim(sr, hr).mean())
     cut = (..., slice(12, 36), slice(12, 36))
@@ -560,7 +515,7 @@ def test_random_crops_follow_the_iteration():
     sr, hr = make_pair(2, 48, 48)
     values = []
     for iteration in (7, 8, 7):
-        loss = SSIMPerceptualRatioLoss("haarpsi", crops=24, loss_balance="weighted_sum")
+        loss = SSIMPerceptualRatioLoss("haarpsi", crops=24, loss_balance="none")
         loss.step(iteration)
         values.append(float(loss(sr, hr)))
     assert values[0] == values[2] != values[1]
@@ -571,13 +526,12 @@ def test_a_guard_cuts_the_share_of_the_critic_only():
     for balance in USABLE:
         loss = make(loss_balance=balance)
         whole = gradient(loss, sr, hr)
-        distortion = gradient(make(alpha=0.5, beta=0, loss_balance="weighted_sum"), sr, hr)
-        scale = 1 / float(ssim(sr, hr).mean()) if balance == "loss_norm" else 1
+        distortion = gradient(make(alpha=0.5, beta=0, loss_balance="none"), sr, hr)
         loss.limit_weight(1.0, 0.5)
         half = gradient(loss, sr, hr)
-        torch.testing.assert_close(half, (whole + scale * distortion) / 2)
+        torch.testing.assert_close(half, (whole + distortion) / 2)
         loss.limit_weight(0.0, 1.0)
-        torch.testing.assert_close(gradient(loss, sr, hr), scale * distortion)
+        torch.testing.assert_close(gradient(loss, sr, hr), distortion)
         alone = make(alpha=0, beta=1, loss_balance=balance)
         alone.limit_weight(0.0, 1.0)
         assert gradient(alone, sr, hr).abs().max() == 0
@@ -597,11 +551,11 @@ def test_a_schedule_is_of_the_whole_loss():
 
 @pytest.mark.fault(36, 37, 38)
 def test_the_host_sees_no_critic():
-    loss = SSIMPerceptualRatioLoss("efficient_pban", critic_size="tiny", weights=None)
+    loss = SSIMPerceptualRatioLoss("tiny_efficient_pban", weights=None)
     assert not list(loss.parameters()) and list(loss.state_dict()) == ["balancer._extra_state"]
     sr, hr = make_pair(2, 64, 64)
     twin = copy.deepcopy(loss)
-    assert twin.critic is loss.critic and twin.label == "SSIMPerceptualRatioLoss(efficient_pban)"
+    assert twin.critic is loss.critic and twin.label == "SSIMPerceptualRatioLoss(tiny_efficient_pban)"
     torch.testing.assert_close(gradient(twin, sr, hr), gradient(loss, sr, hr))
     loss.scores(sr, hr)
     torch.testing.assert_close(loss.scores(sr, hr), loss.critic.score(sr, hr))

@@ -69,7 +69,7 @@ def resumed(tmp_path_factory):
     """A run of ten iterations, and what a new process makes of its state after five (in mid warm-up)."""
     folder = tmp_path_factory.mktemp("resume")
     weights = folder / "critic.safetensors"
-    save_weights(create_critic("efficient_pban", weights=None, size="tiny"), weights)
+    save_weights(create_critic("tiny_efficient_pban", weights=None), weights)
     whole, states = {}, {}
     for kind, make in NEW_LOSSES.items():
         whole[kind] = values(make(), range(1, 11))[5:]

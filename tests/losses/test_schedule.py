@@ -56,8 +56,8 @@ def test_bad_values_are_worded(value, words):
     [
         lambda **k: SSIMLoss(**k),
         lambda **k: CriticLoss("haarpsi", **k),
-        lambda **k: RQILoss("rqi_maniqa", weights=None, critic_size="tiny", **k),
-        lambda **k: EfficientPBANLoss(weights=None, critic_size="tiny", **k),
+        lambda **k: RQILoss("tiny_rqi_maniqa", weights=None, **k),
+        lambda **k: EfficientPBANLoss("tiny_efficient_pban", weights=None, **k),
     ],
     ids=["ssim", "critic", "rqi", "pban"],
 )

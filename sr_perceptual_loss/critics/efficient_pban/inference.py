@@ -1,8 +1,8 @@
-"""Efficient-PBAN for weights that never change again: equal scores and gradients, a fraction of the work.
+"""Efficient-PBAN with fixed weights, made by ``EfficientPBAN.inference_form()``.
 
-Batch norms are folded into convolutions; query, key and value of a side come from one convolution, the offsets of the
-four deformable branches from another; the taps of all branches are one table; unused parts are absent; maps are
-channels-last; wide 3x3 convolutions take fewer products.
+Batch norms are folded into convolutions. Query, key and value of an image come from one convolution, the offsets of the
+four deformable branches from another, and the taps of all branches are one table. Unused parts are absent, maps are
+channels-last, and wide 3x3 convolutions take fewer products.
 """
 
 from __future__ import annotations
@@ -10,37 +10,38 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from typing_extensions import Self
 
-from sr_perceptual_loss.critics.base import Critic, TargetFeatures, normalise
-from sr_perceptual_loss.critics.efficient_pban.network import POOL, EfficientPBAN, MultiBranchDeformConv, PBABlock
+from sr_perceptual_loss.critics.base import InferenceForm, TargetFeatures, normalise
+from sr_perceptual_loss.critics.efficient_pban.network import (
+    POOL,
+    Constants,
+    EfficientPBAN,
+    MultiBranchDeformConv,
+    PBABlock,
+)
 from sr_perceptual_loss.ops.deform_mix import tap_weights
 from sr_perceptual_loss.ops.deformable import deformable_taps
-from sr_perceptual_loss.ops.fold import folded, frozen_copy, merge_convs
+from sr_perceptual_loss.ops.fold import folded, frozen_copy, frozen_parameter, merge_convs
 from sr_perceptual_loss.ops.winograd import with_winograd
 
 __all__ = ["EfficientPBANInference"]
 
 
 class MergedBranches(nn.Module):
-    """The four deformable branches and the 1x1 convolution after them, with merged tensors.
-
-    Args:
-        branches: the original; not modified.
-    """
+    """The four deformable branches and the 1x1 convolution after them, with merged tensors."""
 
     def __init__(self, branches: MultiBranchDeformConv) -> None:
         super().__init__()
         self.sides = tuple(weight.shape[-1] for weight in branches.weights)
         self.offsets = merge_convs(*(conv for conv in branches.param_generators if isinstance(conv, nn.Conv2d)))
-        self.taps = nn.Parameter(tap_weights(list(branches.weights)).detach(), requires_grad=False)
+        self.taps = frozen_parameter(tap_weights(list(branches.weights)))
         self.merge_conv = frozen_copy(branches.merge_conv)
         with torch.no_grad():
             # M (y + b) + m = M y + (M b + m)
             weight, bias = branches.merge_conv.weight.flatten(1), branches.merge_conv.bias
             assert bias is not None
             merged = weight @ torch.cat(list(branches.biases)) + bias
-        self.merge_conv.bias = nn.Parameter(merged, requires_grad=False)
+        self.merge_conv.bias = frozen_parameter(merged)
 
     def forward(self, x: Tensor, kernels: str) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
@@ -49,11 +50,7 @@ class MergedBranches(nn.Module):
 
 
 class MergedBlock(nn.Module):
-    """The attention block with merged projections.
-
-    Args:
-        block: the original; not modified.
-    """
+    """The attention block with merged projections."""
 
     def __init__(self, block: PBABlock) -> None:
         super().__init__()
@@ -72,17 +69,13 @@ class MergedBlock(nn.Module):
         return hr, self.br2(query, kernels), key, value
 
     def forward(self, sr: Tensor, target: TargetFeatures, kernels: str) -> tuple[Tensor, Tensor]:
-        """(N, C, H, W) features and :meth:`encode_target`'s result to (N, 2C, h, w) of both sides."""
+        """SR features (N, C, H, W) and :meth:`encode_target`'s result -> (N, 2C, h, w) of SR and of HR."""
         query, key, value = self.sr_projections(sr).chunk(3, dim=1)
         return self.rest.fuse(sr, (self.br1(query, kernels), key, value), target)
 
 
 class MergedHead(nn.Module):
-    """Pooled features of both sides to scores, without dropout.
-
-    Args:
-        critic: whose head; not modified.
-    """
+    """The head of a critic without dropout: features of both images -> scores."""
 
     def __init__(self, critic: EfficientPBAN) -> None:
         super().__init__()
@@ -92,29 +85,25 @@ class MergedHead(nn.Module):
         )
         with torch.no_grad():
             # Nothing stands between the two last linear layers.
-            self.weight = nn.Parameter(critic.out.weight @ critic.fc.weight, requires_grad=False)
-            bias = critic.out.weight @ critic.fc.bias + critic.out.bias
-        self.bias = nn.Parameter(bias, requires_grad=False)
+            self.weight = frozen_parameter(critic.out.weight @ critic.fc.weight)
+            self.bias = frozen_parameter(critic.out.weight @ critic.fc.bias + critic.out.bias)
 
     def forward(self, *maps: Tensor) -> Tensor:
-        """Both sides' (N, 2C, h, w) -> (N,)."""
+        """(N, 2C, h, w) of SR and of HR -> (N,)."""
         pooled = [F.adaptive_avg_pool2d(each, POOL).flatten(1) for each in maps]
         hidden = [side(each) for side, each in zip(self.sides, pooled, strict=True)]
         return F.linear(torch.cat(hidden, dim=1), self.weight, self.bias).squeeze(1)
 
 
-class EfficientPBANInference(Critic):
-    """What ``EfficientPBAN.inference_form()`` gives: frozen, in eval mode, with a state dict of its own.
+class EfficientPBANInference(InferenceForm):
+    """The inference form of :class:`EfficientPBAN`.
 
     Args:
-        critic: the original; not modified.
+        critic: the original.
     """
 
-    card = EfficientPBAN.card
-
     def __init__(self, critic: EfficientPBAN) -> None:
-        super().__init__(config=critic.config, input_size=critic.input_size)
-        self.autocast_dtype, self.kernels = critic.autocast_dtype, critic.kernels
+        super().__init__(critic)
         self.sr_constants, self.hr_constants = critic.sr_constants, critic.hr_constants
         self.trunk = nn.Sequential(folded(critic.stem), folded(critic.layer2_1))
         self.block = MergedBlock(critic.block2)
@@ -123,12 +112,7 @@ class EfficientPBANInference(Critic):
         self.to(memory_format=torch.channels_last)
         self.eval()
 
-    @classmethod
-    def tiny(cls) -> Self:
-        """The form of a tiny critic."""
-        return cls(EfficientPBAN.tiny())
-
-    def _features(self, image: Tensor, constants: tuple[tuple[float, ...], tuple[float, ...]]) -> Tensor:
+    def _features(self, image: Tensor, constants: Constants) -> Tensor:
         features: Tensor = self.trunk(normalise(image, *constants).contiguous(memory_format=torch.channels_last))
         return features
 

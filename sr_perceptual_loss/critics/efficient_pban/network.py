@@ -13,21 +13,23 @@ equations (1)-(10); predecessor PBAN, arXiv 2509.06442.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
-from typing_extensions import Self
 
 from sr_perceptual_loss.checks import as_float, as_int, check_choice
 from sr_perceptual_loss.critics.base import Critic, CriticCard, SizeRule, TargetFeatures, normalise
 from sr_perceptual_loss.critics.registry import register_critic
 from sr_perceptual_loss.errors import InputError, WeightsError
+from sr_perceptual_loss.ops.backbones import init_convolutions, residual_stage
 from sr_perceptual_loss.ops.deformable import deformable_branches
-from sr_perceptual_loss.ops.resnet import init_convolutions, residual_stage
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["NORMALISATIONS", "EfficientPBAN"]
 
@@ -43,8 +45,8 @@ Constants = tuple[tuple[float, ...], tuple[float, ...]]
 _IMAGENET: Constants = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _RAW: Constants = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
-#: (mean, standard deviation) of the SR role and of the HR role, by name. The published ones are 1/8 of plausible image
-#: statistics (a slip in the routine that measured them), but weights trained with them need exactly these numbers.
+#: (mean, standard deviation) for SR and for HR images, by name. The published ones are 1/8 of plausible image statistics
+#: (a mistake in the code that measured them), but weights trained with them need exactly these numbers.
 NORMALISATIONS: Mapping[str, tuple[Constants, Constants]] = {
     "imagenet": (_IMAGENET, _IMAGENET),
     "raw": (_RAW, _RAW),
@@ -56,11 +58,7 @@ NORMALISATIONS: Mapping[str, tuple[Constants, Constants]] = {
 
 
 class MultiBranchDeformConv(nn.Module):
-    """Deformable convolutions with kernels 3, 5, 7 and 9 side by side, then a 1x1 convolution.
-
-    Args:
-        channels: in and out; each branch makes a quarter.
-    """
+    """Deformable convolutions with kernels 3, 5, 7 and 9 side by side, a quarter of the channels each, then a 1x1."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -100,11 +98,7 @@ class GroupShuffle(nn.Module):
 
 
 class SubEC(nn.Module):
-    """Sub-pixel and sub-channel gate: O * z * y, z in (N, 1, H, W) and y in (N, C, 1, 1), both in (0, 1).
-
-    Args:
-        channels: of the gated map; a multiple of 16.
-    """
+    """Sub-pixel and sub-channel gate of a map O of 16 k channels: O * z * y, z (N, 1, H, W), y (N, C, 1, 1) in (0, 1)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -139,13 +133,9 @@ def _conv_bn(channels: int, out: int, stride: int) -> nn.Sequential:
 
 
 class PBABlock(nn.Module):
-    """Bidirectional attention along rows and columns, fusion gate, and a stride-2 convolution per side.
+    """Bidirectional attention along rows and columns, fusion gate, and a stride-2 convolution per image.
 
-    Index 1 is the SR side, 2 the HR side.
-
-    Args:
-        channels: of the trunk's features.
-        std: extent of the standard deviation, "sample" or "batch".
+    Index 1 is SR, 2 is HR. ``std``: see :class:`EfficientPBAN`.
     """
 
     def __init__(self, channels: int, std: str) -> None:
@@ -164,37 +154,26 @@ class PBABlock(nn.Module):
         self.after_block4 = _conv_bn(channels, channels, stride=1)
 
     def encode_target(self, hr: Tensor, kernels: str = "auto") -> TargetFeatures:
-        """(HR features, query, key, value), all that the HR side needs."""
+        """(HR features, query, key, value)."""
         return hr, self.br2(self.q2(hr), kernels), self.k2(hr), self.v2(hr)
 
     def forward(self, sr: Tensor, target: TargetFeatures, kernels: str = "auto") -> tuple[Tensor, Tensor]:
-        """(N, C, H, W) features and :meth:`encode_target`'s result to (N, 2C, h, w) of the SR and of the HR side."""
+        """SR features (N, C, H, W) and :meth:`encode_target`'s result -> (N, 2C, h, w) of SR and of HR."""
         return self.fuse(sr, (self.br1(self.q1(sr), kernels), self.k1(sr), self.v1(sr)), target)
 
-    def fuse(self, sr: Tensor, own: tuple[Tensor, Tensor, Tensor], target: TargetFeatures) -> tuple[Tensor, Tensor]:
-        """As :meth:`forward`, with the SR side's (query, key, value) given."""
-        (q1, k1, v1), (hr, q2, k2, v2) = own, target
+    def fuse(self, sr: Tensor, sr_qkv: tuple[Tensor, Tensor, Tensor], target: TargetFeatures) -> tuple[Tensor, Tensor]:
+        """As :meth:`forward`, with the (query, key, value) of SR given."""
+        (q1, k1, v1), (hr, q2, k2, v2) = sr_qkv, target
         fused_sr = self.SE(self.axis_attention(q1, k2, v1)) + sr
         fused_hr = self.SE(self.axis_attention(q2, k1, v2)) + hr
         return self.after_block1(fused_sr), self.after_block2(fused_hr)
 
     def axis_attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Mean of the row pass and the column pass.
-
-        Args:
-            query: (N, C, H, W).
-            key: same shape, of the other image.
-            value: same shape, of the query's image.
-
-        Returns:
-            (N, C, H, W), indexed by the key's positions.
-        """
-        rows = self.row_pass(query, key, value)
-        columns = self.row_pass(query.mT, key.mT, value.mT).mT
-        return 0.5 * (rows + columns)
+        """Mean of the row pass and the column pass: query and value of one image, key of the other -> (N, C, H, W)."""
+        return 0.5 * (self.row_pass(query, key, value) + self.row_pass(query.mT, key.mT, value.mT).mT)
 
     def row_pass(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention inside each row; the softmax runs over keys and the sum over queries, as O = V A says literally."""
+        """Attention inside each row; the softmax runs over keys and the sum over queries, literally O = V A."""
         logits = rearrange(query, "n c h i -> n h i c") @ rearrange(key, "n c h j -> n h c j")
         # Not detached: the gradient flows through the deviation too.
         spread = logits.std() if self.std == "batch" else logits.std(dim=(1, 2, 3), keepdim=True)
@@ -202,29 +181,7 @@ class PBABlock(nn.Module):
         return rearrange(rearrange(value, "n c h i -> n h c i") @ attention, "n h c j -> n c h j")
 
 
-def _triple(name: str, values: Any, minimum: float) -> tuple[float, ...]:
-    if isinstance(values, str) or not isinstance(values, Sequence) or len(values) != 3:
-        raise InputError(f"{name}: got {values!r}, expected three numbers (R, G, B).")
-    return tuple(as_float(name, v, minimum=minimum) for v in values)
-
-
-def _constants(value: Any) -> tuple[str | tuple[Constants, Constants], tuple[Constants, Constants]]:
-    """The argument ``normalisation`` as it is stored, and its numbers for the two roles."""
-    if isinstance(value, str):
-        return value, NORMALISATIONS[check_choice("normalisation", value, tuple(NORMALISATIONS))]
-    try:
-        (sr_mean, sr_std), (hr_mean, hr_std) = value
-    except (TypeError, ValueError):
-        raise InputError(
-            f"normalisation: got {value!r}, expected a name ({', '.join(NORMALISATIONS)}) or "
-            "((sr mean, sr std), (hr mean, hr std)), three numbers each."
-        ) from None
-    sr = (_triple("normalisation sr mean", sr_mean, -1e6), _triple("normalisation sr std", sr_std, 1e-6))
-    hr = (_triple("normalisation hr mean", hr_mean, -1e6), _triple("normalisation hr std", hr_std, 1e-6))
-    return (sr, hr), (sr, hr)
-
-
-def _ints(name: str, values: Sequence[Any]) -> tuple[int, ...]:
+def _three(name: str, values: Sequence[int]) -> tuple[int, ...]:
     if isinstance(values, str) or not isinstance(values, Sequence) or len(values) != 3:
         raise InputError(f"{name}: got {values!r}, expected three whole numbers.")
     return tuple(as_int(name, v, minimum=1) for v in values)
@@ -237,13 +194,12 @@ class EfficientPBAN(Critic):
     The score is a plain linear output: not bounded, not symmetric, and not at its top for equal images.
 
     Args:
-        normalisation: how images in [0, 1] are normalised: a name of :data:`NORMALISATIONS`, or
-            ``((sr mean, sr std), (hr mean, hr std))``.
+        normalisation: how images in [0, 1] are normalised, a name of :data:`NORMALISATIONS`.
         std: extent of the standard deviation that divides the attention logits. "sample": each pair's own, so a score
             does not depend on the other pairs. "batch": the whole batch's, as published.
         widths: channels after the stem and layer1, after layer2, after layer3; the last a multiple of 16.
         depths: residual blocks of layer1, layer2, layer3.
-        dropout: rates after the first linear of the SR and of the HR side, then after the second of each.
+        dropout: rates after the first linear layer of SR and of HR, then after the second of each.
     """
 
     card = CriticCard(
@@ -271,7 +227,7 @@ class EfficientPBAN(Critic):
             "module of the next layer and leaves its own one (0.3) unused.",
             "The paper freezes stem and Layer1; here every parameter can be trained and freezing is up to the training "
             "(published_frozen names the prefixes; the published code still moves their BN statistics).",
-            "The reference image passes the trunk first, the judged image second, which matters only to BN running "
+            "The reference image passes the trunk first, the SR image second, which matters only to BN running "
             "statistics in training.",
             "Weights start from random values, never from a download.",
         ),
@@ -285,41 +241,31 @@ class EfficientPBAN(Critic):
         "block2.after_block3.",
         "block2.after_block4.",
     )
-    #: Prefixes that the published training keeps at their ImageNet values.
-    published_frozen: ClassVar[tuple[str, ...]] = ("stem.0.", "stem.1.", "stem.4.")
+    # Kept at their ImageNet values.
+    published_frozen = ("stem.0.", "stem.1.", "stem.4.")
 
     def __init__(
         self,
         *,
-        normalisation: str | Sequence[Any] = "imagenet",
+        normalisation: str = "imagenet",
         std: str = "sample",
         widths: Sequence[int] = (64, 128, 256),
         depths: Sequence[int] = (3, 4, 6),
         dropout: Sequence[float] = (0.3, 0.2, 0.2, 0.2),
     ) -> None:
-        stored, constants = _constants(normalisation)
+        check_choice("normalisation", normalisation, tuple(NORMALISATIONS))
         check_choice("std", std, ("sample", "batch"))
-        widths, depths = _ints("widths", widths), _ints("depths", depths)
+        widths, depths = _three("widths", widths), _three("depths", depths)
         if widths[-1] % 16:
             raise InputError(f"widths: got {widths[-1]} channels after layer3, expected a multiple of 16.")
         if isinstance(dropout, str) or len(dropout) != 4:
             raise InputError(f"dropout: got {dropout!r}, expected four rates (SR, HR, SR, HR).")
         rates = tuple(as_float("dropout", rate, minimum=0.0, maximum=1.0) for rate in dropout)
         super().__init__(
-            config={"normalisation": stored, "std": std, "widths": widths, "depths": depths, "dropout": rates}
+            config={"normalisation": normalisation, "std": std, "widths": widths, "depths": depths, "dropout": rates}
         )
-        self.sr_constants, self.hr_constants = constants
-        self._build_trunk(widths, depths)
-        channels = widths[-1]
-        self.block2 = PBABlock(channels, std)
-        self.fc11, self.fc12 = (nn.Linear(2 * channels * POOL**2, 2 * channels) for _ in range(2))
-        self.fc21, self.fc22 = (nn.Linear(2 * channels, channels // 2) for _ in range(2))
-        self.fc = nn.Linear(channels, channels)
-        self.out = nn.Linear(channels, 1)
-        self.drop11, self.drop12, self.drop21, self.drop22 = (nn.Dropout(rate) for rate in rates)
-
-    def _build_trunk(self, widths: tuple[int, ...], depths: tuple[int, ...]) -> None:
-        first, second, third = widths
+        self.sr_constants, self.hr_constants = NORMALISATIONS[normalisation]
+        first, second, channels = widths
         self.stem = nn.Sequential(
             nn.Conv2d(3, first, 7, 2, 3, bias=False),
             nn.BatchNorm2d(first),
@@ -328,23 +274,16 @@ class EfficientPBAN(Critic):
             residual_stage(BasicBlock, first, first, depths[0], stride=1),
             residual_stage(BasicBlock, first, second, depths[1], stride=2),
         )
-        self.layer2_1 = residual_stage(BasicBlock, second, third, depths[2], stride=2)
+        self.layer2_1 = residual_stage(BasicBlock, second, channels, depths[2], stride=2)
         # One module with two names, as published: the paper's separate branches do not exist.
         self.layer2_2 = self.layer2_1
         init_convolutions(self.stem, self.layer2_1)
-
-    def inference_form(self) -> Critic:
-        """As :meth:`Critic.inference_form`: batch norms folded, projections merged, unused parts absent.
-
-        Returns:
-            The prepared critic; this one itself under ``kernels = "reference"``. Its target features are its own.
-        """
-        if self.kernels == "reference":
-            return self
-        # The form knows this class, so this class cannot know the form before it is asked for.
-        from sr_perceptual_loss.critics.efficient_pban.inference import EfficientPBANInference
-
-        return EfficientPBANInference(self)
+        self.block2 = PBABlock(channels, std)
+        self.fc11, self.fc12 = (nn.Linear(2 * channels * POOL**2, 2 * channels) for _ in range(2))
+        self.fc21, self.fc22 = (nn.Linear(2 * channels, channels // 2) for _ in range(2))
+        self.fc = nn.Linear(channels, channels)
+        self.out = nn.Linear(channels, 1)
+        self.drop11, self.drop12, self.drop21, self.drop22 = (nn.Dropout(rate) for rate in rates)
 
     @classmethod
     def tiny(cls) -> Self:

@@ -14,19 +14,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from sr_perceptual_loss.checks import as_float, as_int
 from sr_perceptual_loss.critics.base import Critic, CriticCard, SizeRule, TargetFeatures, normalise
 from sr_perceptual_loss.critics.registry import register_critic
 from sr_perceptual_loss.errors import InputError, WeightsError
-from sr_perceptual_loss.ops.vit import block_maps, check_vit, make_vit
+from sr_perceptual_loss.ops.backbones import block_maps, make_vit
 from sr_perceptual_loss.weights.manifest import WeightsEntry
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["RQIManiqa", "relative_position_index", "shifted_window_mask"]
 
@@ -44,9 +47,6 @@ HALF = (0.5, 0.5, 0.5)
 def relative_position_index(window: int = WINDOW) -> Tensor:
     """Row of the bias table for each pair of tokens of a window.
 
-    Args:
-        window: side of the window.
-
     Returns:
         (window^2, window^2) int64, [i, j] = (r_i - r_j + window - 1) * (2 * window - 1) + (c_i - c_j + window - 1).
     """
@@ -58,12 +58,12 @@ def relative_position_index(window: int = WINDOW) -> Tensor:
 
 
 def shifted_window_mask(grid: int, window: int = WINDOW, shift: int = SHIFT) -> Tensor:
-    """What a shifted window must not attend to: tokens that the cyclic roll brought from the other border.
+    """Mask of pairs of tokens in a shifted window that are no neighbours: the cyclic roll wraps around the border.
 
     Args:
         grid: side of the token map, a multiple of ``window``.
         window: side of the window.
-        shift: by how much the map was rolled.
+        shift: number of tokens by which the map was rolled.
 
     Returns:
         ((grid/window)^2, window^2, window^2): 0 where both tokens come from one region, -100 elsewhere.
@@ -76,12 +76,7 @@ def shifted_window_mask(grid: int, window: int = WINDOW, shift: int = SHIFT) -> 
 
 
 class TABlock(nn.Module):
-    """Transposed attention: channels attend to channels; the linears act on positions.
-
-    Args:
-        positions: number of positions N.
-        dropout: rate on the attention's result.
-    """
+    """Transposed attention over (B, C, positions): channels attend to channels; the linears act on positions."""
 
     def __init__(self, positions: int, dropout: float) -> None:
         super().__init__()
@@ -96,7 +91,7 @@ class TABlock(nn.Module):
         """(B, C, N) -> (B, C, N)."""
         attention = self.softmax(self.c_q(x) @ self.c_k(x).mT * self.scale)
         out = attention @ self.c_v(x)
-        # The memory of the transposed result is read as (C, N), not transposed back. It looks like a slip, but the
+        # The memory of the transposed result is read as (C, N), not transposed back. It looks like a mistake, but the
         # released weights were trained with it: R[c, n] = O[(c*N + n) mod C, (c*N + n) div C].
         scrambled = out.mT.reshape(x.shape)
         result: Tensor = x + self.drop(scrambled)
@@ -104,11 +99,7 @@ class TABlock(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Self-attention inside a window, with a learned bias per relative position.
-
-    Args:
-        dim: channels, a multiple of the heads.
-    """
+    """Self-attention inside a window, with a learned bias per relative position; ``dim`` is a multiple of the heads."""
 
     relative_position_index: Tensor
 
@@ -134,15 +125,7 @@ class WindowAttention(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """Window attention, plain or shifted, and an MLP, both residual.
-
-    Args:
-        dim: channels.
-        hidden: channels inside the MLP.
-        grid: side of the token map.
-        shift: roll before the windows are cut; 0 for none.
-        drop_path: rate at which a residual branch is dropped in training.
-    """
+    """Window attention over a map of ``grid`` x ``grid`` tokens, rolled by ``shift``, and an MLP, both residual."""
 
     attn_mask: Tensor | None
 
@@ -171,14 +154,7 @@ class SwinBlock(nn.Module):
 
 
 class SwinLayer(nn.Module):
-    """A plain and a shifted block, then a 3x3 convolution with ReLU.
-
-    Args:
-        dim: channels.
-        hidden: channels inside the MLPs.
-        grid: side of the token map.
-        drop_path: rate of each block.
-    """
+    """A plain and a shifted block with their drop path rates, then a 3x3 convolution with ReLU."""
 
     def __init__(self, dim: int, hidden: int, grid: int, drop_path: Sequence[float]) -> None:
         super().__init__()
@@ -196,16 +172,7 @@ class SwinLayer(nn.Module):
 
 
 class SwinStage(nn.Module):
-    """Two layers, each added with a factor: x <- scale * layer(x) + x.
-
-    Args:
-        dim: channels.
-        hidden: channels inside the MLPs.
-        grid: side of the token map.
-        scale: the factor.
-        dropout: rate at the entry.
-        drop_path: rate of the last block; the rates grow linearly from 0.
-    """
+    """Dropout, then two layers, x <- scale * layer(x) + x; drop path rates grow linearly from 0 to ``drop_path``."""
 
     def __init__(self, dim: int, hidden: int, grid: int, scale: float, dropout: float, drop_path: float) -> None:
         super().__init__()
@@ -224,7 +191,7 @@ class SwinStage(nn.Module):
         return rearrange(x, "b (h w) c -> b c h w", h=self.grid)
 
     def tokens(self, x: Tensor) -> Tensor:
-        """(B, H * W, C) -> (B, H * W, C), without the dropout at the entry."""
+        """(B, H * W, C) -> (B, H * W, C), without the dropout."""
         for layer in self.layers:
             x = self.scale * layer(x) + x
         return x
@@ -241,9 +208,9 @@ class RQIManiqa(Critic):
     The score is not bounded, and f(a, b) = -f(b, a) is learned, not built in.
 
     Args:
-        side: image side; the only size that the instance takes.
+        side: image side, a multiple of 4 * ``patch``; the only size that the instance takes.
         patch: side of a ViT patch.
-        width: channels of the ViT.
+        width: channels of the ViT, a multiple of 8 and of ``heads``.
         depth: blocks of the ViT.
         heads: attention heads of the ViT.
         taps: blocks whose outputs are used, counted from 0; later blocks only keep the published key layout.
@@ -264,10 +231,10 @@ class RQIManiqa(Critic):
             "Scores are not clamped; the released README calls them [0, 1], its code and labels do not.",
             "One crop of exactly 224x224 is scored; cutting and averaging crops is up to the caller.",
             "ViT blocks after the last used one are not run, which does not change the score.",
-            "Block outputs are collected by a loop over the blocks, not by hooks.",
+            "Block outputs are collected without hooks.",
             "f(a, b) = -f(b, a), which the paper states, is a trained tendency; as in the released code nothing "
             "enforces it.",
-            "As in the released code both images pass conv0_x1, and conv0_x2 and downsample are never used.",
+            "As in the released code both images pass conv0_x1; conv0_x2 and downsample are never used.",
         ),
         weights={
             "official": WeightsEntry(
@@ -307,8 +274,9 @@ class RQIManiqa(Critic):
         dropout: float = 0.1,
         drop_path: float = 0.1,
     ) -> None:
-        side, patch, width = as_int("side", side, minimum=1), as_int("patch", patch, minimum=1), as_int("width", width)
-        depth, heads = as_int("depth", depth, minimum=1), as_int("heads", heads, minimum=1)
+        sizes = {"side": side, "patch": patch, "width": width, "depth": depth, "heads": heads}
+        sizes = {name: as_int(name, value, minimum=1) for name, value in sizes.items()}
+        side, patch, width, depth, heads = sizes.values()
         taps = tuple(as_int("taps", tap) for tap in taps)
         scale = as_float("scale", scale)
         dropout = as_float("dropout", dropout, minimum=0.0, maximum=1.0)
@@ -317,13 +285,13 @@ class RQIManiqa(Critic):
             raise InputError(
                 f"side: got {side}, expected a multiple of {patch * WINDOW} (patch {patch}, window {WINDOW})."
             )
-        check_vit(width, depth, heads, taps, multiple_of=2 * WINDOW_HEADS)
-        config = {"side": side, "patch": patch, "width": width, "depth": depth, "heads": heads, "taps": taps}
-        config |= {"scale": scale, "dropout": dropout, "drop_path": drop_path}
+        if width % (2 * WINDOW_HEADS):
+            raise InputError(f"width: got {width}, expected a multiple of {2 * WINDOW_HEADS}.")
+        config = {**sizes, "taps": taps, "scale": scale, "dropout": dropout, "drop_path": drop_path}
         super().__init__(config=config, input_size=SizeRule(fixed=side))
         self.taps = taps
         self.grid = grid = side // patch
-        self.vit = make_vit(side, patch, width, depth, heads)
+        self.vit = make_vit(side, patch, width, depth, heads, taps)
         features, half = len(taps) * width, width // 2
         self.conv0_x = nn.Conv2d(features, 2 * width, 1)
         self.conv0_x1 = nn.Conv2d(features, width, 1)
@@ -337,21 +305,9 @@ class RQIManiqa(Critic):
         self.fc_score = _token_head(half, dropout)
         self.fc_weight = _token_head(half, dropout, nn.Sigmoid())
 
-    def inference_form(self) -> Critic:
-        """As :meth:`Critic.inference_form`: dead parts left out, q/k/v of the channel attention merged, no graph for hr.
-
-        Returns:
-            The prepared critic; this one itself under ``kernels = "reference"``. Its target features are its own.
-        """
-        if self.kernels == "reference":
-            return self
-        from sr_perceptual_loss.critics.rqi_maniqa.inference import RQIManiqaInference
-
-        return RQIManiqaInference(self)
-
     @classmethod
     def tiny(cls) -> Self:
-        """32x32 images, 4x4 tokens, 16 channels, four used blocks and an unused one."""
+        """32x32 images, 4x4 tokens, 16 channels, four used blocks and one unused block."""
         return cls(side=32, patch=8, width=16, depth=5, heads=2, taps=(0, 1, 2, 3))
 
     @staticmethod
@@ -385,26 +341,17 @@ class RQIManiqa(Critic):
         return (self.vit_features(hr),)
 
     def _compare(self, sr: Tensor, hr: Tensor, target: TargetFeatures) -> Tensor:
-        (reference,) = target
-        return self.compare_features(self.vit_features(sr), reference)
+        return self.compare_features(self.vit_features(sr), target[0])
 
     def vit_features(self, image: Tensor) -> Tensor:
-        """Outputs of the tapped blocks, before the final norm and without the class token.
-
-        Args:
-            image: (N, 3, side, side) RGB in [0, 1].
-
-        Returns:
-            (N, taps * width, grid, grid).
-        """
+        """Tapped block outputs of an image (N, 3, side, side) in [0, 1]: (N, taps * width, grid, grid)."""
         return block_maps(self.vit, normalise(image, HALF, HALF), self.taps)
 
-    def compare_features(self, judged: Tensor, reference: Tensor) -> Tensor:
+    def compare_features(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Scores (N,) from :meth:`vit_features` of both images."""
         # Both images through conv0_x1, as in the released code and its weights.
-        parts = [self.conv0_x1(judged), self.conv0_x1(reference), self.conv0_x(judged - reference)]
-        x = self._attend(self.tablock1, torch.cat(parts, dim=1))
-        x = self.swintransformer1(self.conv1(x))
+        x = torch.cat([self.conv0_x1(sr), self.conv0_x1(hr), self.conv0_x(sr - hr)], dim=1)
+        x = self.swintransformer1(self.conv1(self._attend(self.tablock1, x)))
         x = self.swintransformer2(self.conv2(self._attend(self.tablock2, x)))
         return self._pool(rearrange(x, "n c h w -> n (h w) c"))
 

@@ -12,6 +12,22 @@ from sr_perceptual_loss.integrations.basicsr_shim import install_shims, require_
 install_shims()
 require_basicsr()
 
-from sr_perceptual_loss.integrations.basicsr import losses, metrics, models  # noqa: E402
+from basicsr.utils.registry import LOSS_REGISTRY, METRIC_REGISTRY  # noqa: E402
 
-__all__ = ["losses", "metrics", "models"]
+from sr_perceptual_loss.integrations import host  # noqa: E402
+from sr_perceptual_loss.integrations.basicsr import models  # noqa: E402  registers the models
+from sr_perceptual_loss.integrations.basicsr.losses import LossList  # noqa: E402
+from sr_perceptual_loss.integrations.basicsr.slots import BasicSRLoss  # noqa: E402
+
+__all__ = ["BasicSRLoss", "LossList", "models", "register"]
+
+
+def register() -> None:
+    """Register the losses and the metrics ``calculate_<critic>`` and ``calculate_rqi``; a second call changes nothing."""
+    host.register_under(LOSS_REGISTRY, {**host.loss_classes(BasicSRLoss), "LossList": LossList})
+    metrics = host.critic_metrics("bgr")
+    metrics["calculate_rqi"] = host.critic_metrics("bgr")["calculate_rqi_maniqa"]
+    host.register_under(METRIC_REGISTRY, metrics)
+
+
+register()

@@ -1,106 +1,159 @@
-"""Finite checks of our BasicSR models: what stops one rank stops all of them in the same step, with the rank named.
+"""Finite checks of a BasicSR step: flags are collected on the device and read once, before the optimizer step.
 
-In these models every rank calls every loss equally often, since only the iteration decides what is called; so each
-check of a value may be a collective call. Otherwise the ranks without the fault would wait in DDP's next one.
-
-Gradients are another matter: a loss of a project may be constant on one rank (nothing to judge in its batch), and its
-hook is then not called there. A bad gradient is therefore noted and let through: DDP's mean carries it to all ranks,
-where the check before the optimizer step finds it.
+In a distributed run the reading is one collective call, so that what is wrong on one rank stops all ranks in the same
+step, by name. Nothing raises before that call: the other ranks would wait for ever in the next one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sr_perceptual_loss.errors import NonFiniteError
-from sr_perceptual_loss.losses.distributed import format_ranks, ranks_with_flag, world_size
+from sr_perceptual_loss.losses.distributed import format_ranks, world_size
 
-__all__ = ["FiniteCheck", "sync_errors", "check_finite", "gather_messages"]
+__all__ = ["FiniteChecks", "FiniteSlot"]
 
-STOPPED = "Stopped before the optimizer step."
+#: What a flag says about a name, in the order in which it is reported; of one name only the first is.
+KINDS = {
+    "failed": "{} failed{}, whose message says why",
+    "value": "{}: the loss is NaN or infinite{}",
+    "gradient": "{}: the gradient to the SR output is NaN or infinite{}",
+}
+WEIGHTS = "the gradients of the network"
 
 
-def check_finite(tensor: Tensor, what: str) -> None:
-    """Raise on every rank if a tensor is not finite on any of them.
+class FiniteChecks:
+    """Flags of one step: is each value, and each gradient, finite?
 
-    Args:
-        tensor: any shape.
-        what: it is, for the message.
-
-    Raises:
-        NonFiniteError: with the ranks.
+    Attributes:
+        names: of all losses that may be recorded; the same on every rank.
+        deferred: somebody calls :meth:`check` before the optimizer step. Without it, every gradient hook does.
+        collective: the ranks agree in :meth:`check`; every rank has to call it equally often.
+        device: where the process group works; needed for ``collective``.
+        images: SR output and ground truth of the step, to name the cause.
     """
-    ranks = ranks_with_flag(~torch.isfinite(tensor.detach()).all(), tensor.device)
-    if ranks:
-        raise NonFiniteError(f"{what} is NaN or infinite{format_ranks(ranks)}. {STOPPED}")
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.deferred = self.collective = False
+        self.device: torch.device | None = None
+        self.images: tuple[Tensor, Tensor] | None = None
+        self._bad: dict[tuple[str, str], Tensor] = {}
+        self._errors: dict[str, Exception] = {}
+
+    def record(self, name: str, value: Tensor, kind: str = "value") -> None:
+        """Note whether a value is finite; no device sync."""
+        bad = ~torch.isfinite(value.detach()).all()
+        before = self._bad.get((name, kind))
+        self._bad[name, kind] = bad if before is None else before | bad
+
+    def watch(self, name: str, view: Tensor) -> None:
+        """Note whether the gradient that arrives at a tensor is finite; the tensor must be this loss's own view."""
+        if view.requires_grad:
+            view.register_hook(partial(self._on_gradient, name))
+
+    def _on_gradient(self, name: str, gradient: Tensor) -> None:
+        self.record(name, gradient, "gradient")
+        if not self.deferred:
+            self.check()
+
+    def call(self, name: str, function: Callable[[], Tensor], zero: Tensor) -> Tensor:
+        """Call something; in a distributed run its error waits for :meth:`check`, and ``zero`` takes its place."""
+        if not self.collective:
+            return function()
+        try:
+            return function()
+        except Exception as error:
+            self._errors[name] = error
+            self._bad[name, "failed"] = torch.ones((), dtype=torch.bool, device=zero.device)
+            return zero
+
+    def check(self, parameters: Iterable[tuple[str, nn.Parameter]] = ()) -> None:
+        """Read all flags since the last check: one device sync, and one collective call where ranks must agree.
+
+        Args:
+            parameters: (name, parameter) of the network that is about to step; their gradients are checked as well.
+
+        Raises:
+            NonFiniteError: naming the losses and the ranks; the same on every rank.
+            Exception: what a loss has raised on this rank.
+        """
+        gradients = [(name, p.grad) for name, p in parameters if p.grad is not None]
+        if gradients:
+            self.record(WEIGHTS, torch.nn.utils.get_total_norm([gradient for _, gradient in gradients]))
+        bad, errors, images = self._bad, self._errors, self.images
+        self._bad, self._errors, self.images = {}, {}, None
+        if not bad and not self.collective:
+            return
+        ranks = self._bad_ranks(bad)
+        if errors:
+            raise next(iter(errors.values()))
+        problems = []
+        for name in self.names:
+            kind = next((kind for kind in KINDS if ranks.get((name, kind))), None)
+            if kind is not None:
+                problems.append(KINDS[kind].format(name, format_ranks(ranks[name, kind])))
+        if problems:
+            raise NonFiniteError(f"{'; '.join(problems)}. Stopped before the optimizer step.{_cause(images)}")
+        if ranks.get((WEIGHTS, "value")):
+            culprit = next((n for n, g in gradients if not bool(torch.isfinite(g).all())), "a parameter")
+            raise NonFiniteError(
+                f"the gradient of {culprit} is NaN or infinite although every loss was finite. Stopped before the "
+                "optimizer step; lower the learning rate."
+            )
+
+    def _bad_ranks(self, bad: dict[tuple[str, str], Tensor]) -> dict[tuple[str, str], list[int]]:
+        """The ranks on which each flag is set."""
+        keys = [(name, kind) for name in self.names for kind in KINDS] + [(WEIGHTS, "value")]
+        device = self.device or next(iter(bad.values())).device
+        none = torch.zeros((), dtype=torch.bool, device=device)
+        flags = torch.stack([bad.get(key, none).to(device) for key in keys]).float()
+        if self.collective:
+            table = flags.new_zeros(world_size(), len(keys))
+            table[torch.distributed.get_rank()] = flags
+            torch.distributed.all_reduce(table)
+            rows = table.tolist()
+        else:
+            rows = [flags.tolist()]
+        here = [torch.distributed.get_rank()] if world_size() > 1 and not self.collective else range(len(rows))
+        return {key: [rank for rank, row in zip(here, rows, strict=True) if row[i]] for i, key in enumerate(keys)}
 
 
-def sync_errors(call: Callable[[], Any], what: str, device: torch.device) -> Any:
-    """Call something; an error of one rank becomes an error of all.
-
-    Args:
-        call: without arguments.
-        what: it is, for the message on the ranks without the error.
-        device: where the process group works.
-
-    Returns:
-        What the call returns.
-
-    Raises:
-        NonFiniteError: another rank has failed; on that rank its own error is raised.
-    """
-    if world_size() == 1:
-        return call()
-    result, error = None, None
-    try:
-        result = call()
-    except Exception as problem:
-        error = problem
-    ranks = ranks_with_flag(error is not None, device)
-    if error is not None:
-        raise error
-    if ranks:
-        raise NonFiniteError(f"{what} failed{format_ranks(ranks)}, whose message says why. {STOPPED}")
-    return result
+def _cause(images: tuple[Tensor, Tensor] | None) -> str:
+    """What this rank can say about the cause."""
+    if images is None:
+        return ""
+    if not bool(torch.isfinite(images[1]).all()):
+        return " On this rank the ground truth holds NaN or infinity: check the data loader."
+    if not bool(torch.isfinite(images[0]).all()):
+        return " On this rank the SR output holds NaN or infinity: the network diverged before the losses."
+    return " Lower the learning rate or the weight."
 
 
-def gather_messages(own: Sequence[str]) -> list[str]:
-    """What the ranks have noted, each with its rank; a collective call.
-
-    Args:
-        own: notes of this rank.
-
-    Returns:
-        ``<note> on rank <number>``, in the order of the ranks; the plain notes where nothing is distributed.
-    """
-    if world_size() == 1:
-        return list(own)
-    gathered: list[list[str]] = [[] for _ in range(world_size())]
-    torch.distributed.all_gather_object(gathered, list(own))
-    return [f"{note}{format_ranks([rank])}" for rank, notes in enumerate(gathered) for note in notes]
-
-
-class FiniteCheck(nn.Module):
-    """A stock loss that stops the run, by name, when its value is not finite.
+class FiniteSlot(nn.Module):
+    """A stock loss (``pixel_opt``, ``gan_opt``) whose value is recorded under the name of its slot.
 
     Args:
         loss: the loss to call.
-        name: what to call it in the message.
+        name: of the slot.
+        checks: of the model.
     """
 
-    def __init__(self, loss: nn.Module, name: str) -> None:
+    def __init__(self, loss: nn.Module, name: str, checks: FiniteChecks) -> None:
         super().__init__()
         self.loss = loss
         self.name = name
+        self.checks = checks
+        checks.names += [name, f"{name} (discriminator)"] if name == "gan_opt" else [name]
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Whatever the wrapped loss takes and returns."""
         value = self.loss(*args, **kwargs)
         if isinstance(value, Tensor):
-            side = " (discriminator side)" if kwargs.get("is_disc") else ""
-            check_finite(value, f"{self.name}{side}: the loss")
+            self.checks.record(f"{self.name} (discriminator)" if kwargs.get("is_disc") else self.name, value)
         return value

@@ -1,41 +1,219 @@
-"""Our losses in BasicSR's LOSS_REGISTRY; importing this module registers them."""
+"""LossList: any number of losses as one, the list ``train.losses`` of our models, plain or balanced."""
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from basicsr.utils.registry import LOSS_REGISTRY
+import torch
+from torch import Tensor, nn
 
-from sr_perceptual_loss.integrations.basicsr.loss_list import LossList
-from sr_perceptual_loss.integrations.basicsr.slots import StockSlot, build_entry, entry_name
-from sr_perceptual_loss.losses.critic_loss import CriticLoss, EfficientPBANLoss, RQILoss
-from sr_perceptual_loss.losses.ratio_loss import SSIMPerceptualRatioLoss
-from sr_perceptual_loss.losses.ssim_loss import SSIMLoss
+from sr_perceptual_loss.checks import check_choice, check_known_keys
+from sr_perceptual_loss.errors import InputError
+from sr_perceptual_loss.integrations.basicsr.finite import FiniteChecks
+from sr_perceptual_loss.integrations.basicsr.slots import build_entry, entry_name
+from sr_perceptual_loss.integrations.host import HostLoss
+from sr_perceptual_loss.losses.balance import GradNormBalancer
+from sr_perceptual_loss.losses.base import PairLoss
+from sr_perceptual_loss.losses.frozen import share_critics
+from sr_perceptual_loss.losses.schedule import Schedule
+from sr_perceptual_loss.monitor.guard import HackingGuard
 
-logger = logging.getLogger("sr_perceptual_loss")
-
-#: Before the name of a loss whose own name is taken.
-PREFIX = "SRPL"
-
-__all__ = ["LossList", "StockSlot", "build_entry", "entry_name", "register"]
+__all__ = ["LossList"]
 
 
-def register() -> None:
-    """Put the losses into LOSS_REGISTRY; a second call changes nothing.
+class LossList(nn.Module):
+    """The sum of any number of losses, each with its own name; our models build it from ``train.losses``.
 
-    A name that a project has taken before stays the project's; ours is registered as ``SRPL<name>``, with a warning.
+    In a stock model: ``perceptual_opt: {type: LossList, losses: [...]}`` (one log value, the sum).
+
+    Args:
+        losses: entries ``{type, name?, schedule?, <constructor arguments>}``; ours or BasicSR's, those that return a
+            tensor and those that return BasicSR's pair. ``schedule`` may stand in any of them; see :class:`Schedule`.
+        balance: ``{type: grad_norm, shares: {name: number, ...}}``: the gradients of the named entries at the SR output
+            get norms in these shares, whatever their ``loss_weight`` (see :class:`GradNormBalancer`); entries without
+            a share are added as they are. None: a plain sum.
+
+    Attributes:
+        names: of the entries.
+        pair_losses: name -> loss, for those entries that are losses of this package.
+        parts: name -> detached 0-d value of the last call.
+        checks: the finite checks, one per entry; our models read them before the optimizer step.
+        guard: set by our models.
+
+    Raises:
+        InputError: no entries, two with one name, unknown keys.
     """
-    for loss_class in (CriticLoss, RQILoss, EfficientPBANLoss, SSIMLoss, SSIMPerceptualRatioLoss):
-        name = loss_class.__name__
-        if name in LOSS_REGISTRY and LOSS_REGISTRY.get(name).__module__ != __name__:
-            logger.warning("BasicSR knows another %s already; ours is registered as %s%s.", name, PREFIX, name)
-            name = PREFIX + name
-        if name not in LOSS_REGISTRY:
-            slot = type(name, (StockSlot,), {"loss_class": loss_class, "__doc__": loss_class.__doc__})
-            slot.__module__ = __name__
-            LOSS_REGISTRY.register(slot)
-    if "LossList" not in LOSS_REGISTRY:
-        LOSS_REGISTRY.register(LossList)
+
+    def __init__(self, losses: Sequence[Mapping[str, Any]], balance: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        if not isinstance(losses, list | tuple) or not losses:
+            raise InputError(f"losses: got {losses!r}, expected a list of mappings, each with a `type`.")
+        members: dict[str, nn.Module] = {}
+        #: Of entries that take no schedule themselves.
+        self._schedules: dict[str, Schedule] = {}
+        for position, entry in enumerate(losses):
+            where = f"losses[{position}]"
+            member, takes_schedule = build_entry(entry, where)
+            name = entry_name(entry)
+            if name in members:
+                raise InputError(f"{where}: a second entry would be logged as '{name}'; give it its own `name:`.")
+            members[name] = member
+            schedule = Schedule.from_config(entry.get("schedule"))
+            if not schedule.constant and not takes_schedule:
+                self._schedules[name] = schedule
+        self.names = tuple(members)
+        # A ModuleDict would refuse names such as "type".
+        self.members = nn.ModuleList(members.values())
+        ours = {name: member.loss if isinstance(member, HostLoss) else member for name, member in members.items()}
+        self.pair_losses = {name: loss for name, loss in ours.items() if isinstance(loss, PairLoss)}
+        for loss in self.pair_losses.values():
+            loss.on_nonfinite = "ignore"  # this list checks all entries alike
+        self.checks = FiniteChecks()
+        self.checks.names += self.names
+        # Two entries with the same critic and weights use one copy of it.
+        share_critics(self)
+        self.balancer = None if not balance else _build_balancer(balance, self.names)
+        self.parts: dict[str, Tensor] = {}
+        self.guard: HackingGuard | None = None
+        self._called: set[str] = set()
+        self._iteration: int | None = None
+
+    def step(self, iteration: int) -> None:
+        """Set the global iteration of all entries, and forget the last call: an entry not called now is logged as 0."""
+        self._iteration = iteration
+        self.parts, self._called = {}, set()
+        for member in (*self.members, self.balancer):
+            if isinstance(member, HostLoss | PairLoss | GradNormBalancer):
+                member.step(iteration)
+
+    def terms(self) -> dict[str, Tensor]:
+        """``score_<name>`` and the like of the last call, for logs; zeros for entries that were not called.
+
+        An entry with a schedule adds ``weight_<name>``: the factor of this iteration, from schedule and guard.
+        """
+        terms = {}
+        for name, loss in self.pair_losses.items():
+            for term in loss.term_names:
+                terms[f"{term}_{name}"] = loss.terms[term] if name in self._called else torch.zeros(())
+        for name in self.names:
+            if name in self._schedules or (name in self.pair_losses and not self.pair_losses[name].schedule.constant):
+                terms[f"weight_{name}"] = torch.tensor(self._factor(name))
+        if self.balancer is not None:
+            for term in self.balancer.term_names:
+                terms[f"balance_{term}"] = self.balancer.terms[term] if self._called else torch.zeros(())
+        return terms
+
+    def _stateful(self) -> dict[str, nn.Module]:
+        """What has a state worth keeping; BasicSR's own losses have none (the VGG of PerceptualLoss would be 80 MB)."""
+        parts: dict[str, nn.Module] = dict(self.pair_losses)
+        if self.balancer is not None:
+            parts["train.balance"] = self.balancer  # no name of an entry has a dot
+        return {name: part for name, part in parts.items() if part.state_dict()}
+
+    def training_state(self) -> dict[str, Any]:
+        """What a resumed run needs, by name of the entry; mostly empty."""
+        return {name: part.state_dict() for name, part in self._stateful().items()}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> list[str]:
+        """Put back a :meth:`training_state`.
+
+        Returns:
+            Names that this list and the state do not have in common; they start anew.
+        """
+        parts = self._stateful()
+        common = [name for name in parts if name in state and state[name].keys() == parts[name].state_dict().keys()]
+        for name in common:
+            parts[name].load_state_dict(state[name])
+        return sorted((parts.keys() | state.keys()) - set(common))
+
+    def _factor(self, name: str) -> float:
+        """What schedule and guard multiply an entry by."""
+        if name in self.pair_losses:
+            return self.pair_losses[name].factor
+        schedule = self._schedules.get(name)
+        if schedule is None:
+            return 1.0
+        if self._iteration is None:
+            raise InputError(
+                f"losses: '{name}' has a schedule, but the list was never told the iteration. Use our models "
+                "(model_type: PerceptualSRModel, PerceptualSRGANModel, ...), which do it; stock models cannot."
+            )
+        return schedule.factor(self._iteration)
+
+    def forward(self, output: Tensor, gt: Tensor) -> tuple[Tensor, None]:
+        """(sum of the entries, None).
+
+        Raises:
+            NonFiniteError: naming the entry whose value or gradient is NaN or infinite.
+            HackingError: the guard stops the run.
+        """
+        if self.guard is not None and self._iteration is not None:
+            self.guard.step(self._iteration, output, gt, self.pair_losses)
+        self.checks.images = (output.detach(), gt)
+        shares = {} if self.balancer is None else self.balancer.shares
+        members = dict(zip(self.names, self.members, strict=True))
+        values = [self._checked(name, members[name], output, gt) for name in self.names if name not in shares]
+        if self.balancer is not None:
+            values.append(self._balanced({name: members[name] for name in shares}, output, gt))
+        total = torch.stack(values).sum()
+        if not output.requires_grad or not (self.checks.deferred or total.requires_grad):
+            self.checks.check()  # no backward pass will do it
+        return total, None
+
+    def _checked(self, name: str, member: nn.Module, output: Tensor, gt: Tensor) -> Tensor:
+        """Value of an entry on its own view of the output, whose gradient is that of this entry alone."""
+        if name in self._schedules and self._factor(name) == 0:
+            return self._zero(name, output)
+        view = output.view_as(output)
+        self.checks.watch(name, view)
+        value = self.checks.call(name, lambda: self._value(name, member, view, gt), self._zero(name, output))
+        self.checks.record(name, value)
+        return value
+
+    def _zero(self, name: str, output: Tensor) -> Tensor:
+        """A zero that stays on the graph, whatever the output holds."""
+        self.parts[name] = torch.zeros((), device=output.device)
+        return output[:0].float().sum()
+
+    def _value(self, name: str, member: nn.Module, image: Tensor, gt: Tensor) -> Tensor:
+        """Value of an entry, kept for the log."""
+        result = member(image, gt)
+        self._called.add(name)
+        values = [v for v in (result if isinstance(result, tuple) else (result,)) if v is not None]
+        if not values or any(v.dim() != 0 for v in values):
+            shapes = [tuple(v.shape) for v in values]
+            raise InputError(f"losses: '{name}' returned shapes {shapes}, expected a 0-d tensor (reduction: mean).")
+        value = values[0] if len(values) == 1 else values[0] + values[1]
+        if name in self._schedules:
+            value = self._factor(name) * value
+        self.parts[name] = value.detach()
+        return value.float()
+
+    def _balanced(self, members: Mapping[str, nn.Module], output: Tensor, gt: Tensor) -> Tensor:
+        """The balanced part; schedules act on the shares, since a factor on a loss would be balanced away.
+
+        The balancer reads the norm of each gradient, so it checks these entries itself, on all ranks.
+        """
+        assert self.balancer is not None
+        factors = {name: self._factor(name) for name in members}
+        for name, factor in factors.items():
+            if factor == 0:
+                self._zero(name, output)
+        functions = {
+            name: lambda image, name=name, member=member: self._value(name, member, image, gt)
+            for name, member in members.items()
+        }
+        return self.balancer.combine(output, functions, factors=factors)
 
 
-register()
+def _build_balancer(balance: Mapping[str, Any], names: Sequence[str]) -> GradNormBalancer:
+    if not isinstance(balance, Mapping):
+        raise InputError(f"balance: got {balance!r}, expected a mapping such as {{type: grad_norm, shares: {{...}}}}.")
+    check_known_keys("balance", balance, ("type", "shares"))
+    check_choice("balance.type", balance.get("type", "grad_norm"), ("grad_norm",))
+    shares = balance.get("shares")
+    if not isinstance(shares, Mapping):
+        raise InputError(f"balance.shares: got {shares!r}, expected a mapping from entry names to numbers.")
+    check_known_keys("balance.shares", shares, names)
+    return GradNormBalancer(shares)

@@ -1,8 +1,8 @@
 """BasicSR models with a list of losses: one mixin over BasicSR's own classes, no copy of their training step.
 
 What the mixin adds: ``train.losses``, a log value per entry on every rank and step, a stop before the optimizer step
-when a loss or gradient is not finite, an error for ``*_opt`` keys that nobody would read, ``train.guard``, and what
-losses and guard know across a resume.
+when a loss or gradient is not finite, an error for ``*_opt`` keys that nobody would read, ``train.guard``, and the
+state of losses and guard across a resume.
 """
 
 from __future__ import annotations
@@ -20,18 +20,17 @@ from basicsr.models.sr_model import SRModel
 from basicsr.models.srgan_model import SRGANModel
 from basicsr.models.swinir_model import SwinIRModel
 from basicsr.utils import get_root_logger
+from basicsr.utils.logger import init_tb_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from sr_perceptual_loss.checks import check_known_keys, nearest
 from sr_perceptual_loss.errors import InputError, NonFiniteError
-from sr_perceptual_loss.integrations.basicsr.finite import FiniteCheck, gather_messages
+from sr_perceptual_loss.integrations.basicsr.finite import FiniteChecks, FiniteSlot
 from sr_perceptual_loss.integrations.basicsr.losses import LossList
-from sr_perceptual_loss.integrations.basicsr.saving import read_side_state, save_side_state, side_file, whole_files
-from sr_perceptual_loss.losses.base import PairLoss
+from sr_perceptual_loss.integrations.basicsr.saving import read_side_state, save_side_state, side_file
+from sr_perceptual_loss.losses.distributed import world_size
 from sr_perceptual_loss.monitor.guard import HackingError, HackingGuard
-from sr_perceptual_loss.monitor.measures import FIDELITY
 
 __all__ = [
     "PerceptualESRGANModel",
@@ -50,10 +49,9 @@ OWN_KEYS = ("losses", "balance", "guard")
 #: Other names for them that somebody may think of.
 OTHER_NAMES = {"loss_opt": "losses", "losses_opt": "losses", "extra_losses": "losses", "guard_opt": "guard"}
 OTHER_NAMES |= {"hacking_guard": "guard"}
-#: What ``train.guard`` is where it is not written; keys that are written replace these.
-GUARD = {"every": 200, "action": "warn"}
-#: Adversarial training trades fidelity for texture by itself.
-GAN_TOLERANCE = 3.0
+#: Defaults of ``train.guard``. Adversarial training trades fidelity for texture by itself, hence its tolerance.
+GUARD: dict[str, Any] = {"every": 200, "action": "warn"}
+GAN_GUARD = {**GUARD, "tolerance": 3.0}
 
 
 def check_train_options(train: Mapping[str, Any], slots: tuple[str, ...], model: str) -> None:
@@ -65,7 +63,7 @@ def check_train_options(train: Mapping[str, Any], slots: tuple[str, ...], model:
         model: its name, for the message.
 
     Raises:
-        InputError: with the nearest known name.
+        InputError: with the nearest known name, or a required key that is missing.
     """
     for key in train:
         close = difflib.get_close_matches(str(key), OWN_KEYS, 1, 0.8)
@@ -73,43 +71,39 @@ def check_train_options(train: Mapping[str, Any], slots: tuple[str, ...], model:
         if meant != key:
             raise InputError(f"train.{key}: {model} reads `{meant}`. Rename the key to `{meant}`.")
         if key.endswith("_opt") and key not in slots:
-            why = (
-                " BasicSR builds ldl_opt in this model but never calls it."
-                if key == "ldl_opt" and "gan_opt" in slots
-                else ""
-            )
+            why = " BasicSR builds it in this model but never calls it." if key == "ldl_opt" else ""
             raise InputError(
                 f"train.{key}: {model} does not read this key, so the loss would be ignored.{why}"
                 f"{nearest(key, [*slots, 'losses'])} Put further losses into the list `losses`."
             )
+    if "gan_opt" in slots and not train.get("gan_opt"):
+        raise InputError(f"train.gan_opt is missing; {model} trains against a discriminator.")
+    if train.get("balance") and not train.get("losses"):
+        raise InputError("train.balance: there is no list `losses` to balance; put the losses into it.")
 
 
-def build_guard(train: Mapping[str, Any], losses: Mapping[str, PairLoss], *, gan: bool) -> HackingGuard | None:
-    """The guard of ``train.guard``: a mapping of its arguments; true or absent is the default one, false or ~ is none.
+def build_guard(given: object, defaults: Mapping[str, Any]) -> HackingGuard | None:
+    """The guard of ``train.guard``, whose alarms go to BasicSR's log.
 
     Args:
-        train: the ``train:`` section.
-        losses: what it will watch; measures that are in a loss are skipped.
-        gan: whether there is a discriminator.
+        given: a mapping of its arguments; True for the default guard; False or None for no guard.
+        defaults: replaced by what is given.
 
     Returns:
-        The guard, whose alarms go to BasicSR's log; None where it is switched off or has no loss to watch.
+        The guard, or None.
 
     Raises:
         InputError: unknown key or wrong value.
     """
-    options = train.get("guard", True)
-    if options is None or options is False or not losses:
+    if given is None or given is False:
         return None
-    options = {} if options is True else options
+    options = {} if given is True else given
     if not isinstance(options, Mapping):
         raise InputError(f"train.guard: got {options!r}, expected a mapping such as {{every: 200}}, or false.")
-    known = [name for name in inspect.signature(HackingGuard).parameters if name != "on_alarm"]
-    check_known_keys("train.guard", options, known)
-    merged = {**GUARD, **({"tolerance": GAN_TOLERANCE} if gan else {}), **options}
-    known_to_losses = {measure for loss in losses.values() for measure in loss.optimises} & set(FIDELITY)
-    merged["skip"] = [*merged.get("skip", []), *sorted(known_to_losses)]
-    return HackingGuard(**merged, on_alarm=lambda alarm: get_root_logger().warning(str(alarm)))
+    check_known_keys("train.guard", options, inspect.signature(HackingGuard).parameters)
+    guard = HackingGuard(**{**defaults, **options})
+    guard.on_alarm = lambda alarm: get_root_logger().warning(str(alarm))
+    return guard
 
 
 class PerceptualMixin:
@@ -122,14 +116,18 @@ class PerceptualMixin:
     # Set by BasicSR's classes.
     opt: dict[str, Any]
     device: torch.device
+    optimizers: list[torch.optim.Optimizer]
     cri_perceptual: nn.Module | None
+
+    #: The list of losses; None where the YAML has no entry.
+    loss_list: LossList | None = None
+    checks: FiniteChecks
+    _guard_board: Any = None
 
     def init_training_settings(self) -> None:
         """Build the list, then let BasicSR do the rest."""
         train = self.opt["train"]
         check_train_options(train, self.loss_slots, type(self).__name__)
-        if "gan_opt" in self.loss_slots and not train.get("gan_opt"):
-            raise InputError(f"train.gan_opt is missing; {type(self).__name__} trains against a discriminator.")
         entries = list(train.get("losses") or [])
         if train.get("perceptual_opt"):
             entries.insert(0, {"name": "percep", **train["perceptual_opt"]})
@@ -137,27 +135,38 @@ class PerceptualMixin:
             # A copy: the option tree of the caller stays as it was written.
             entry = {"type": "LossList", "losses": entries, "balance": train.get("balance")}
             self.opt = {**self.opt, "train": {**train, "perceptual_opt": entry}}
-        elif train.get("balance"):
-            raise InputError("train.balance: there is no list `losses` to balance; put the losses into it.")
         super().init_training_settings()  # type: ignore[misc]
-        for slot in ("cri_pix", "cri_gan"):
-            if getattr(self, slot, None) is not None:
-                name = {"cri_pix": "pixel_opt", "cri_gan": "gan_opt"}[slot]
-                setattr(self, slot, FiniteCheck(getattr(self, slot), name).to(self.device))
-        losses = self.cri_perceptual
-        if isinstance(losses, LossList):
-            if self.opt.get("dist"):
-                losses.agree()
-            losses.guard = build_guard(train, losses.pair_losses(), gan="gan_opt" in self.loss_slots)
-        if train.get("guard") and getattr(losses, "guard", None) is None:
+        self.loss_list = self.cri_perceptual if isinstance(self.cri_perceptual, LossList) else None
+        self._install_checks()
+        if self.loss_list is not None and any("score" in loss.term_names for loss in self.loss_list.pair_losses.values()):
+            defaults = GAN_GUARD if "gan_opt" in self.loss_slots else GUARD
+            self.loss_list.guard = build_guard(train.get("guard", True), defaults)
+        elif train.get("guard"):
             get_root_logger().warning("train.guard: no entry of `losses` has a critic's score; there is no guard.")
-        self._watch_gradients()
+
+    def _install_checks(self) -> None:
+        """Collect finite flags of all losses, and read them with the gradients before each optimizer step."""
+        self.checks = FiniteChecks() if self.loss_list is None else self.loss_list.checks
+        self.checks.deferred = True
+        self.checks.collective = bool(self.opt.get("dist")) and world_size() > 1
+        self.checks.device = self.device
+        for attribute, slot in (("cri_pix", "pixel_opt"), ("cri_gan", "gan_opt")):
+            if getattr(self, attribute, None) is not None:
+                setattr(self, attribute, FiniteSlot(getattr(self, attribute), slot, self.checks).to(self.device))
+        names = {}
+        for network in ("net_g", "net_d"):
+            if hasattr(self, network):
+                bare = self.get_bare_model(getattr(self, network))  # type: ignore[attr-defined]
+                names |= {id(parameter): f"{network}.{name}" for name, parameter in bare.named_parameters()}
+        for optimizer in self.optimizers:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            named = [(names.get(id(p), "a parameter"), p) for p in parameters]
+            optimizer.register_step_pre_hook(lambda *_, named=named: self.checks.check(named))
 
     def optimize_parameters(self, current_iter: int) -> None:
         """BasicSR's own step; a non-finite loss stops it before the optimizer, with the iteration and the culprit."""
-        if isinstance(self.cri_perceptual, LossList):
-            self.cri_perceptual.begin()
-            self.cri_perceptual.step(current_iter)
+        if self.loss_list is not None:
+            self.loss_list.step(current_iter)
         try:
             super().optimize_parameters(current_iter)  # type: ignore[misc]
         except NonFiniteError as error:
@@ -167,6 +176,27 @@ class PerceptualMixin:
         except HackingError as error:
             get_root_logger().error(str(error))
             raise
+        finally:
+            self._log_guard(current_iter)
+
+    def _log_guard(self, current_iter: int) -> None:
+        """One log line and TensorBoard values in the iteration of a check; BasicSR's own log line has no room for them.
+
+        TensorBoard shows them as the run ``<name>/guard``: two writers in one folder would hide each other.
+        """
+        guard = None if self.loss_list is None else self.loss_list.guard
+        if guard is None or guard.last_check != current_iter or self.opt.get("rank", 0) != 0:
+            return
+        values = ", ".join(f"{name}: {value:.4g}" for name, value in guard.values.items())
+        get_root_logger().info(f"guard, iteration {current_iter}: {values or 'skipped, values are not finite'}")
+        root, name = self.opt.get("root_path"), self.opt["name"]
+        if root is None or "debug" in name or not (self.opt.get("logger") or {}).get("use_tb_logger"):
+            return
+        if self._guard_board is None:
+            self._guard_board = init_tb_logger(log_dir=str(Path(root) / "tb_logger" / name / "guard"))
+        for key, value in guard.values.items():
+            self._guard_board.add_scalar(f"guard/{key}", value, current_iter)
+        self._guard_board.flush()
 
     def reduce_loss_dict(self, loss_dict: Mapping[str, Tensor]) -> dict[str, float]:
         """Replace BasicSR's one perceptual value by one value per entry, with the same keys in every step."""
@@ -176,43 +206,30 @@ class PerceptualMixin:
             named.setdefault(f"{self.log_prefix}pix", zero)
         if "gan_opt" in self.loss_slots:
             named.setdefault(f"{self.log_prefix}gan", zero)
-        losses = self.cri_perceptual
-        if isinstance(losses, LossList):
+        if self.loss_list is not None:
             named.pop(f"{self.log_prefix}percep", None)
-            for name in losses.names:
-                named[f"{self.log_prefix}{name}"] = losses.parts.get(name, zero)
-            for name, value in losses.terms().items():
+            for name in self.loss_list.names:
+                named[f"{self.log_prefix}{name}"] = self.loss_list.parts.get(name, zero)
+            for name, value in self.loss_list.terms().items():
                 named[name] = value.to(self.device)
         # DDP stacks the values: one shape, one dtype, one order on all ranks.
         named = OrderedDict((key, named[key].detach().float().reshape(())) for key in sorted(named))
-        logged: dict[str, float] = super().reduce_loss_dict(named)  # type: ignore[misc]
-        if isinstance(losses, LossList) and losses.guard is not None:
-            logged.update(losses.guard.logs())  # plain numbers, the same on all ranks: no device sync
-        return logged
-
-    def save_network(
-        self, net: nn.Module | list[nn.Module], net_label: str, current_iter: int, param_key: str | list[str] = "params"
-    ) -> None:
-        """BasicSR's ``models/<label>_<iter>.pth``, whole or not there."""
-        with whole_files(self, "models"):
-            super().save_network(net, net_label, current_iter, param_key)  # type: ignore[misc]
+        return super().reduce_loss_dict(named)  # type: ignore[misc]
 
     def save_training_state(self, epoch: int, current_iter: int) -> None:
-        """BasicSR's ``training_states/<iter>.state``, and what our losses know: ``srpl_states/<iter>.srpl.state``."""
-        losses = self.cri_perceptual
-        if current_iter != -1 and isinstance(losses, LossList) and self.opt.get("rank", 0) == 0:
-            guard = None if losses.guard is None else losses.guard.state_dict()
-            state = {"version": 1, "iter": current_iter, "losses": losses.training_state(), "guard": guard}
-            # First, so that BasicSR's file never stands there without ours.
+        """BasicSR's ``training_states/<iter>.state``, and the state of losses and guard beside it."""
+        if current_iter != -1 and self.loss_list is not None and self.opt.get("rank", 0) == 0:
+            guard = None if self.loss_list.guard is None else self.loss_list.guard.state_dict()
+            state = {"iter": current_iter, "losses": self.loss_list.training_state(), "guard": guard}
+            # First, so that BasicSR's file is never there without ours.
             save_side_state(state, side_file(Path(self.opt["path"]["training_states"]), current_iter))
-        with whole_files(self, "training_states"):
-            super().save_training_state(epoch, current_iter)  # type: ignore[misc]
+        super().save_training_state(epoch, current_iter)  # type: ignore[misc]
 
     def resume_training(self, resume_state: Mapping[str, Any]) -> None:
         """BasicSR's optimizers and schedulers, and our losses and guard."""
         super().resume_training(resume_state)  # type: ignore[misc]
-        losses = self.cri_perceptual
-        if not isinstance(losses, LossList) or (losses.guard is None and not losses.training_state()):
+        losses = self.loss_list
+        if losses is None or (losses.guard is None and not losses.training_state()):
             return
         given, folder = self.opt["path"].get("resume_state"), self.opt["path"].get("training_states")
         path = side_file(Path(given).parent if given else Path(folder), int(resume_state["iter"]))
@@ -222,47 +239,11 @@ class PerceptualMixin:
             )
             return
         state = read_side_state(path, self.device)
-        missing, unknown = losses.load_training_state(state["losses"])
-        if missing or unknown:
-            get_root_logger().warning(f"{path}: start anew: {missing}; no longer there: {unknown}.")
+        if anew := losses.load_training_state(state["losses"]):
+            get_root_logger().warning(f"{path}: it does not fit to the entries {anew}, which start anew.")
         if losses.guard is not None and state["guard"] is not None:
             losses.guard.load_state_dict(state["guard"])
-            losses.guard.limit_weight(losses.pair_losses())
-
-    def _watch_gradients(self) -> None:
-        """Look at the gradients before each optimizer step: the last door before the weights."""
-        for network, optimizer in (("net_g", "optimizer_g"), ("net_d", "optimizer_d")):
-            if getattr(self, optimizer, None) is None:
-                continue
-            whole = getattr(self, network)
-            bare = self.get_bare_model(whole)  # type: ignore[attr-defined]
-            names = {id(p): f"{network}.{name}" for name, p in bare.named_parameters()}
-            shared = isinstance(whole, DistributedDataParallel)
-
-            def check(
-                opt: torch.optim.Optimizer, *_: object, names: dict[int, str] = names, shared: bool = shared
-            ) -> None:
-                notes = self.cri_perceptual.notes if isinstance(self.cri_perceptual, LossList) else []
-                _check_gradients(opt, names, notes, shared=shared)
-
-            getattr(self, optimizer).register_step_pre_hook(check)
-
-
-def _check_gradients(
-    optimizer: torch.optim.Optimizer, names: Mapping[int, str], notes: list[str], *, shared: bool
-) -> None:
-    """``shared``: DDP has averaged these gradients, so that all ranks see the same ones and stop together."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    if not parameters or bool(torch.isfinite(torch.nn.utils.get_total_norm([p.grad for p in parameters]))):
-        return
-    for note in gather_messages(notes) if shared else notes:
-        raise NonFiniteError(f"{note}. Stopped before the optimizer step.")
-    for p in parameters:
-        if not bool(torch.isfinite(p.grad).all()):
-            raise NonFiniteError(
-                f"the gradient of {names.get(id(p), 'a parameter')} is NaN or infinite although every loss was "
-                "finite. Stopped before the optimizer step; lower the learning rate."
-            )
+            losses.guard.limit_weight(losses.pair_losses)
 
 
 def perceptual(base: type, name: str | None = None) -> type:

@@ -1,4 +1,4 @@
-"""Which weight? The losses of a BasicSR YAML, measured on a few batches of its own data and network."""
+"""Gradient norms of the losses of a BasicSR YAML, on a few batches of its own data and network: ``srpl probe``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["losses_of", "probe_model", "probe_yaml"]
 
 
 def losses_of(model: Any) -> tuple[dict[str, PairFunction], dict[str, float]]:
-    """The generator losses of a BasicSR model, as the training step adds them up, and their weights now.
+    """The generator losses of a BasicSR model, as the training step adds them up, and their current weights.
 
     Args:
         model: SRModel or derived, stock or ours, with its training settings made.
@@ -32,26 +32,24 @@ def losses_of(model: Any) -> tuple[dict[str, PairFunction], dict[str, float]]:
     Returns:
         Functions ``(sr, hr) -> 0-d loss``, weight included, by log name; and the weights of those that have one.
     """
-    functions: dict[str, PairFunction] = {}
-    weights: dict[str, float] = {}
-
-    def add(name: str, loss: Any, function: PairFunction) -> None:
-        functions[name] = function
+    percep, gan = getattr(model, "cri_perceptual", None), getattr(model, "cri_gan", None)
+    losses: dict[str, Any] = {"pix": model.cri_pix} if getattr(model, "cri_pix", None) else {}
+    if isinstance(percep, LossList):
+        losses |= dict(zip(percep.names, percep.members, strict=True))
+    elif percep:
+        losses["percep"] = percep
+    functions: dict[str, PairFunction] = {
+        name: lambda sr, hr, loss=loss: _sum(loss(sr, hr))  # type: ignore[misc]
+        for name, loss in losses.items()
+    }
+    if gan:
+        losses["gan"], functions["gan"] = gan, lambda sr, hr: _adversarial(model, sr, hr)
+    weights = {}
+    for name, loss in losses.items():
         inner = getattr(loss, "loss", loss)
         weight = getattr(inner, "loss_weight", getattr(inner, "perceptual_weight", None))
         if isinstance(weight, int | float):
             weights[name] = float(weight)
-
-    if getattr(model, "cri_pix", None):
-        add("pix", model.cri_pix, lambda sr, hr: model.cri_pix(sr, hr))
-    percep = getattr(model, "cri_perceptual", None)
-    if isinstance(percep, LossList):
-        for name, member in zip(percep.names, percep.members, strict=True):
-            add(name, member, lambda sr, hr, member=member: _sum(member(sr, hr)))  # type: ignore[misc]
-    elif percep:
-        add("percep", percep, lambda sr, hr: _sum(percep(sr, hr)))
-    if getattr(model, "cri_gan", None):
-        add("gan", model.cri_gan, lambda sr, hr: _adversarial(model, sr, hr))
     return functions, weights
 
 
@@ -78,12 +76,12 @@ def probe_model(
     shares: Mapping[str, float] | None = None,
     reference: str | None = None,
 ) -> ProbeReport:
-    """Measure the losses of a model at the outputs of its own network.
+    """Measure the losses of a model at the outputs of its own network; nothing is trained.
 
     Args:
-        model: a BasicSR model; nothing of it is trained.
+        model: a BasicSR model.
         data: batches with ``lq`` and ``gt``.
-        iteration: the global iteration that schedules are asked for.
+        iteration: the global iteration at which schedules are evaluated.
         shares: wanted parts by name; see :func:`probe`.
         reference: the loss whose weight stays.
 
@@ -112,12 +110,12 @@ def probe_yaml(
     shares: Mapping[str, float] | None = None,
     reference: str | None = None,
 ) -> ProbeReport:
-    """Build what a YAML says and probe it; writes nothing.
+    """Build the data and the model of a YAML and probe it; writes nothing.
 
     Args:
         path: BasicSR option file.
-        batches: how many training batches to look at.
-        iteration: the global iteration for schedules; the last one by default, when ramps are through.
+        batches: number of training batches.
+        iteration: the global iteration for schedules; by default the last one, when ramps have ended.
         shares: wanted parts by name.
         reference: the loss whose weight stays.
 
@@ -125,14 +123,15 @@ def probe_yaml(
         The report.
 
     Raises:
-        InputError: the file names no training data, or fewer batches than asked for.
+        InputError: the file names no training data, or too few images for one batch.
     """
     opt = _options(path)
     if "train" not in opt["datasets"]:
-        raise InputError(f"{path}: no datasets.train; the probe looks at training batches.")
-    dataset = build_dataset(opt["datasets"]["train"])
+        raise InputError(f"{path}: no datasets.train; the probe needs training batches.")
+    train = opt["datasets"]["train"]
+    dataset = build_dataset(train)
     loader = build_dataloader(
-        dataset, {**opt["datasets"]["train"], "prefetch_mode": None}, num_gpu=opt["num_gpu"], seed=opt["manual_seed"]
+        dataset, {**train, "prefetch_mode": None}, num_gpu=opt["num_gpu"], seed=opt["manual_seed"]
     )
     if len(loader) < 1:
         raise InputError(f"{path}: {len(dataset)} training images do not fill one batch.")
@@ -145,12 +144,12 @@ def probe_yaml(
 
 
 def _options(path: str) -> dict[str, Any]:
-    """BasicSR's own parser reads sys.argv."""
-    kept, sys.argv = sys.argv, ["probe", "-opt", path]
+    """Options as BasicSR's own parser gives them; it reads ``sys.argv``."""
+    before, sys.argv = sys.argv, ["probe", "-opt", path]
     try:
         opt, _ = parse_options(".", is_train=True)
     finally:
-        sys.argv = kept
-    # What BasicSR logs about networks goes nowhere, unless the caller set the logger up.
+        sys.argv = before
+    # BasicSR's messages about networks are not wanted, unless the caller set the logger up.
     logging.getLogger("basicsr").setLevel(logging.WARNING)
     return opt

@@ -27,7 +27,7 @@ class CAMixerCompat:
     * Its network returns (output, routing term). DataParallel makes a vector of that term.
     * Its evaluation draws Gumbel noise that decides how many windows get attention. Here every image is restored
       under the seeds ``val.routing_seed`` (default 0), +1, ... in ``val.routing_draws`` (default 1) draws, and a metric
-      is the mean over all of them. The random state is given back: a score depends on weights and images alone, and
+      is the mean over all of them. The random state is restored: a score depends on weights and images alone, and
       validating does not change the training.
     """
 
@@ -48,10 +48,9 @@ class CAMixerCompat:
             )
         network = self.get_bare_model(self.net_g)  # type: ignore[attr-defined]
         if not hasattr(network, "ratio"):
-            found = (m.ratio for m in network.modules() if isinstance(getattr(m, "ratio", None), int | float))
-            ratio = next(found, None)
-            if ratio is not None:
-                network.ratio = ratio
+            ratios = [m.ratio for m in network.modules() if isinstance(getattr(m, "ratio", None), int | float)]
+            if ratios:
+                network.ratio = ratios[0]
         super().init_training_settings()  # type: ignore[misc]
 
     def test(self) -> None:
@@ -73,7 +72,7 @@ class CAMixerCompat:
 
 
 class Draws:
-    """A loader that gives each item several times and tells the model which time it is.
+    """A loader that gives each item several times and sets the number of the draw.
 
     Args:
         loader: BasicSR's.
@@ -100,23 +99,12 @@ COMPAT: dict[str, type] = {"CAModel": CAMixerCompat}
 
 
 def model_type_of(basicsr_args: Sequence[str]) -> str | None:
-    """``model_type`` of the file after ``-opt``; None where there is none (BasicSR's parser will say so).
-
-    Args:
-        basicsr_args: BasicSR's command line.
-
-    Returns:
-        The name, or None.
-    """
+    """``model_type`` of the file after ``-opt``, or None: BasicSR's own parser reports what is wrong with the file."""
     arguments = list(basicsr_args)
-    if "-opt" not in arguments[:-1]:
-        return None
-    path = Path(arguments[arguments.index("-opt") + 1])
-    if not path.is_file():
-        return None
-    options = yaml.safe_load(path.read_text())
-    found = options.get("model_type") if isinstance(options, dict) else None
-    return found if isinstance(found, str) else None
+    path = Path(arguments[arguments.index("-opt") + 1]) if "-opt" in arguments[:-1] else None
+    options = yaml.safe_load(path.read_text()) if path is not None and path.is_file() else None
+    model_type = options.get("model_type") if isinstance(options, dict) else None
+    return model_type if isinstance(model_type, str) else None
 
 
 def ensure_model(model_type: str | None) -> None:
@@ -131,13 +119,12 @@ def ensure_model(model_type: str | None) -> None:
     if model_type is None or model_type in MODEL_REGISTRY or f"{model_type}_basicsr" in MODEL_REGISTRY:
         return
     base = model_type.removeprefix(PREFIX)
-    if model_type.startswith(PREFIX) and base in MODEL_REGISTRY:
-        stock = MODEL_REGISTRY.get(base)
-        if base in COMPAT:
-            stock = type(base, (COMPAT[base], stock), {"__module__": __name__, "__doc__": stock.__doc__})
-        perceptual(stock, model_type)
-        return
-    raise UnknownNameError(
-        f"model_type: no model '{model_type}' is registered.{nearest(model_type, MODEL_REGISTRY.keys())} A model of "
-        "your project is known after --import of the module that registers it."
-    )
+    if not model_type.startswith(PREFIX) or base not in MODEL_REGISTRY:
+        raise UnknownNameError(
+            f"model_type: no model '{model_type}' is registered.{nearest(model_type, MODEL_REGISTRY.keys())} A model "
+            "of your project is known after --import of the module that registers it."
+        )
+    stock = MODEL_REGISTRY.get(base)
+    if base in COMPAT:
+        stock = type(base, (COMPAT[base], stock), {"__module__": __name__, "__doc__": stock.__doc__})
+    perceptual(stock, model_type)

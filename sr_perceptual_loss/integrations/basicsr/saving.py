@@ -1,107 +1,55 @@
-"""Files of a BasicSR run that are whole or not there, whenever the process dies.
-
-BasicSR writes a checkpoint under its final name, so that a kill leaves half of one, which ``--auto_resume`` would take.
-"""
+"""What our losses and the guard know, beside BasicSR's checkpoints: ``srpl_states/<iteration>.srpl.state``."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from basicsr.utils import get_root_logger
 
 from sr_perceptual_loss.errors import WeightsError
 
-__all__ = ["read_side_state", "save_side_state", "side_file", "whole_files"]
+__all__ = ["read_side_state", "save_side_state", "side_file"]
 
-#: Beside BasicSR's folder and not in it: --auto_resume takes every name there that ends in "state" for a number.
-STATE_FOLDER = "srpl_states"
-#: Below the folder that is written to, hence on its disk; BasicSR passes over hidden names.
-PART = ".part"
-
-
-class HasOptions(Protocol):
-    """The part of a BasicSR model that is needed here."""
-
-    opt: dict[str, Any]
-
-
-@contextlib.contextmanager
-def whole_files(model: HasOptions, kind: str) -> Iterator[None]:
-    """What BasicSR writes inside the block gets its name when it is complete, and replaces an older file in one step.
-
-    Args:
-        model: its option tree names another folder inside the block.
-        kind: key of ``path`` that BasicSR writes to: ``models`` or ``training_states``.
-    """
-    given = model.opt
-    if given.get("rank", 0) != 0:  # BasicSR writes on the first rank only
-        yield
-        return
-    folder = Path(given["path"][kind])
-    part = folder / PART
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    model.opt = {**given, "path": {**given["path"], kind: str(part)}}
-    try:
-        yield
-    finally:
-        model.opt = given
-    for file in sorted(part.iterdir()):
-        # BasicSR goes on after errors in writing, and leaves what it had written.
-        if zipfile.is_zipfile(file):
-            _publish(file, folder / file.name)
-        else:
-            get_root_logger().error(f"{folder / file.name} could not be written; an older one stays. Free some space.")
-    shutil.rmtree(part, ignore_errors=True)
+VERSION = 2
 
 
 def side_file(training_states: Path, iteration: int) -> Path:
-    """Where the state of our losses lies that belongs to ``training_states/<iteration>.state``."""
-    return training_states.parent / STATE_FOLDER / f"{iteration}.srpl.state"
+    """The file that belongs to ``training_states/<iteration>.state``.
+
+    It is in a folder of its own: ``--auto_resume`` takes every name in BasicSR's that ends in "state" for a number.
+    """
+    return training_states.parent / "srpl_states" / f"{iteration}.srpl.state"
 
 
 def save_side_state(state: Mapping[str, Any], path: Path) -> None:
-    """Write the state of our losses: all of the file or nothing of it."""
+    """Write the file atomically: it is complete, or it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob("*.part"):  # of a process that was killed
         left.unlink(missing_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    torch.save(state, part)
-    _publish(part, path)
+    torch.save({"version": VERSION, **state}, part)
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())  # the content reaches the disk before the name does
+    part.replace(path)
 
 
 def read_side_state(path: Path, device: torch.device) -> dict[str, Any]:
     """Read what :func:`save_side_state` wrote.
 
     Raises:
-        WeightsError: the file is damaged.
+        WeightsError: the file is damaged, or of another version of this package.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-        complete = {"losses", "guard"} <= state.keys()
+        problem = "" if state.get("version") == VERSION else "it is of another version of this package"
     except Exception as error:  # a damaged file may raise anything
-        raise WeightsError(_damaged(path, f"{type(error).__name__}")) from None
-    if not complete:
-        raise WeightsError(_damaged(path, "entries are missing"))
+        problem = f"it is damaged: {type(error).__name__}"
+    if problem:
+        raise WeightsError(
+            f"{path}: {problem}. Delete it to go on with a guard and a balancer that start anew, or resume from an "
+            "older iteration."
+        )
     return state
-
-
-def _damaged(path: Path, why: str) -> str:
-    return (
-        f"{path}: no state of our losses can be read from it ({why}). Delete it to go on with a guard and a balancer "
-        "that start anew, or resume from an older iteration."
-    )
-
-
-def _publish(part: Path, path: Path) -> None:
-    """The content reaches the disk before the name does."""
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
-    part.replace(path)

@@ -1,7 +1,7 @@
-"""Our losses in the shape that BasicSR's stock slots expect, and the entries of a losses list.
+"""Our losses in BasicSR's registry, and the entries of the list ``train.losses``.
 
-Stock models call ``perceptual_opt`` as ``percep, style = loss(output, gt)`` and add ``pixel_opt`` as a tensor. The
-registered forms return the pair; in ``pixel_opt`` they say so.
+Stock models call ``perceptual_opt`` as ``percep, style = loss(output, gt)`` and add ``pixel_opt`` as a tensor. Our
+registered classes return the pair, and an error in ``pixel_opt`` says where they belong.
 """
 
 from __future__ import annotations
@@ -9,22 +9,21 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 from basicsr.losses import build_loss
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
 from sr_perceptual_loss.checks import check_known_keys, nearest
-from sr_perceptual_loss.critics.registry import list_critics
 from sr_perceptual_loss.errors import InputError, UnknownNameError
-from sr_perceptual_loss.losses.base import PairLoss
+from sr_perceptual_loss.integrations.host import HostLoss
 
-__all__ = ["SlotPair", "StockSlot", "build_entry", "entry_name", "parameters_of", "takes_schedule"]
+__all__ = ["BasicSRLoss", "SlotPair", "build_entry", "entry_name"]
 
 
 class SlotPair(tuple):
-    """(loss, None), as ``perceptual_opt`` wants it; adding it like a tensor explains the slots."""
+    """(loss, None), as ``perceptual_opt`` wants it; using it as a tensor raises an error that explains the slots."""
 
     label: str
 
@@ -43,88 +42,50 @@ class SlotPair(tuple):
         raise AttributeError(name)
 
 
-class StockSlot(nn.Module):
-    """One of our losses under its own name in LOSS_REGISTRY, returning what ``perceptual_opt`` expects.
+class BasicSRLoss(HostLoss):
+    """One of our losses under its own name in LOSS_REGISTRY, returning what ``perceptual_opt`` expects."""
 
-    Args:
-        options: the YAML keys = the constructor's arguments of ``loss_class``; unknown ones are refused by name.
-    """
+    how_to_step = (
+        "Use our models (model_type: PerceptualSRModel, PerceptualSRGANModel, ...), which tell it; stock models cannot."
+    )
 
-    loss_class: ClassVar[type[PairLoss]]
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__()
-        check_known_keys(self.loss_class.__name__, options, parameters_of(self.loss_class))
-        check_complete(self.loss_class.__name__, options, self.loss_class)
-        self.loss = self.loss_class(**options)
-
-    def forward(self, output: Tensor, gt: Tensor) -> SlotPair:
+    def forward(self, output: Tensor, gt: Tensor) -> SlotPair:  # type: ignore[override]
         """(loss, None); the arguments are BasicSR's (prediction, target)."""
-        pair = SlotPair((self.loss(output, gt), None))
+        pair = SlotPair((super().forward(output, gt), None))
         pair.label = self.loss.label
         return pair
 
 
-def parameters_of(cls: type) -> list[str]:
-    """Argument names of a constructor; for a class registered by us, those of the loss that it wraps."""
-    target = cls.loss_class if issubclass(cls, StockSlot) else cls
-    return [name for name in inspect.signature(target.__init__).parameters if name != "self"]
-
-
-def check_complete(where: str, options: Mapping[str, Any], loss_class: type[PairLoss]) -> None:
-    """Refuse options without an argument that has no default, by name.
+def build_entry(entry: object, where: str) -> tuple[nn.Module, bool]:
+    """Build one entry of ``train.losses``.
 
     Args:
-        where: what they belong to, for the message.
-        options: YAML keys.
-        loss_class: one of our losses.
-
-    Raises:
-        InputError: with the possible values where it is the critic.
-    """
-    for name, parameter in inspect.signature(loss_class).parameters.items():
-        if parameter.default is parameter.empty and name not in options:
-            hint = f"; one of {', '.join(list_critics())}" if name == "critic" else ""
-            raise InputError(f"{where}: `{name}` is missing{hint}.")
-
-
-def build_entry(entry: Mapping[str, Any], where: str) -> nn.Module:
-    """Build one entry of a losses list.
-
-    Args:
-        entry: ``type`` and the constructor's arguments; ours or BasicSR's. A ``schedule`` reaches only those losses
-            that have such an argument.
+        entry: a mapping with ``type`` and the constructor's arguments; one of our losses or of BasicSR's.
         where: position, for messages.
 
     Returns:
-        The loss module.
+        The loss, and whether it takes a ``schedule`` itself; it is not handed to a constructor that does not.
 
     Raises:
-        InputError: no ``type``, a key that the constructor does not know, or a missing one.
+        InputError: no mapping with a ``type``, or a key that the constructor does not know.
         UnknownNameError: ``type`` is not registered.
     """
-    options = {key: value for key, value in entry.items() if key != "name"}
-    kind = options.get("type")
-    if not isinstance(kind, str):
-        raise InputError(f"{where}: got {dict(entry)!r}, expected a mapping with `type: <loss name>`.")
+    kind = entry.get("type") if isinstance(entry, Mapping) else None
+    if not isinstance(entry, Mapping) or not isinstance(kind, str):
+        raise InputError(f"{where}: got {entry!r}, expected a mapping with `type: <loss name>`.")
     if kind not in LOSS_REGISTRY and f"{kind}_basicsr" not in LOSS_REGISTRY:
         raise UnknownNameError(f"{where}: no loss '{kind}' is registered.{nearest(kind, LOSS_REGISTRY.keys())}")
     cls = LOSS_REGISTRY.get(kind)
-    if not takes_schedule(kind):
-        options.pop("schedule", None)
-    parameters = inspect.signature(cls.__init__ if inspect.isclass(cls) else cls).parameters
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    if inspect.isclass(cls) and (issubclass(cls, StockSlot) or not open_ended):
-        check_known_keys(f"{where} ({kind})", options, ["type", "name", "schedule", *parameters_of(cls)])
-        if issubclass(cls, StockSlot):
-            check_complete(f"{where} ({kind})", options, cls.loss_class)
-    return build_loss(options)
-
-
-def takes_schedule(kind: str) -> bool:
-    """Whether a registered loss has a ``schedule`` of its own; for the others :class:`LossList` applies it."""
-    cls = LOSS_REGISTRY.get(kind)
-    return inspect.isclass(cls) and "schedule" in parameters_of(cls)
+    arguments = {key: value for key, value in entry.items() if key not in ("type", "name")}
+    if inspect.isclass(cls) and issubclass(cls, HostLoss):
+        cls.check_options(f"{where} ({kind})", arguments)
+        return build_loss({"type": kind, **arguments}), True
+    parameters = inspect.signature(cls).parameters
+    if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+        check_known_keys(f"{where} ({kind})", arguments, ["schedule", *parameters])
+    if "schedule" not in parameters:
+        arguments.pop("schedule", None)
+    return build_loss({"type": kind, **arguments}), "schedule" in parameters
 
 
 def entry_name(entry: Mapping[str, Any]) -> str:

@@ -1,1 +1,1 @@
-"""Label files and images of public image-quality data sets."""
+"""Image files, and the label files of public image-quality data sets."""

@@ -1,4 +1,4 @@
-"""Where images lie: one listing per folder, names compared without regard to case."""
+"""Finds images by name: one listing per folder, names compared without regard to case."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sr_perceptual_loss.lab.data.images import SUFFIXES
-from sr_perceptual_loss.lab.data.labels import Problems
-from sr_perceptual_loss.lab.data.rows import Row
+from sr_perceptual_loss.lab.data.rows import Problems, Row
 
 __all__ = ["ImageFolder"]
 
 
 class ImageFolder:
-    """The images of one place of a data set.
+    """The images in one folder of a data set.
 
     Published copies differ in the case of names (``I01.BMP``, ``i25.bmp``), in folder names and in nesting. A name is
-    looked up as it is first, then without regard to case.
+    looked up as it is written first, then without regard to case.
 
     Args:
         root: of the data set.
@@ -35,57 +34,56 @@ class ImageFolder:
         existing = [root / name for name in names if _is_folder(root / name)]
         self._folders = existing if every else existing[:1]
         self._index: dict[str, list[Path]] | None = None
-        self._asked: dict[str, Path] = {}
+        self._requested: dict[str, Path] = {}
         self._missing: dict[str, Row] = {}
         self._ambiguous: dict[str, tuple[Row, list[Path]]] = {}
 
-    def find(self, name: str, row: Row, *, otherwise: str = "") -> Path:
+    def find(self, name: str, row: Row, *, assumed_folder: str = "") -> Path:
         """The image of this name.
 
         Args:
             name: file name without folders.
-            row: where the name stands, for the report.
-            otherwise: sub-folder to assume in the path of an image that is not there.
+            row: where the name was read, for the report.
+            assumed_folder: sub-folder to assume in the path of an image that is missing.
 
         Returns:
-            The path as it is on disk, or as it would be if the image were there.
+            The path as it is on disk, or as it would be if the image existed.
         """
-        known = self._asked.get(name)  # references are asked for once per version
-        if known is None:
-            known = self._asked[name] = self._look_up(name, row, otherwise)
-        return known
+        if name not in self._requested:  # a reference is requested once per distorted version
+            self._requested[name] = self._look_up(name, row, assumed_folder)
+        return self._requested[name]
 
-    def _look_up(self, name: str, row: Row, otherwise: str) -> Path:
-        hits = self._listing().get(name.lower(), [])
-        hits = [path for path in hits if path.name == name] or hits
-        if len(hits) > 1:
-            self._ambiguous[name] = (row, hits)
-        if hits:
-            return hits[0]
+    def _look_up(self, name: str, row: Row, assumed_folder: str) -> Path:
+        paths = self._listing().get(name.lower(), [])
+        paths = [path for path in paths if path.name == name] or paths
+        if len(paths) > 1:
+            self._ambiguous[name] = (row, paths)
+        if paths:
+            return paths[0]
         self._missing[name] = row
         base = self._folders[0] if self._folders else self._root / self._names[0]
-        return base / otherwise / name
+        return base / assumed_folder / name
 
     def report(self, problems: Problems) -> None:
         """Note missing folders, missing images (one entry with their number) and names that occur twice."""
-        if not self._asked:
+        if not self._requested:
             return
         if not self._folders:
-            wanted = " or ".join(f"{name}/" for name in self._names)
-            problems.add(self._root, None, f"no folder {wanted}; {len(self._asked)} images of the labels lie in it.")
+            expected = " or ".join(f"{name}/" for name in self._names)
+            problems.add(
+                self._root, None, f"no folder {expected} with the {len(self._requested)} images of the labels."
+            )
             return
         if self._missing:
-            row = next(iter(self._missing.values()))
-            first = [f"{name} (line {r.line})" for name, r in list(self._missing.items())[: self.SHOWN]]
+            first = [f"{name} (line {row.line})" for name, row in list(self._missing.items())[: self.SHOWN]]
             rest = ", ..." if len(self._missing) > self.SHOWN else ""
-            where = ", ".join(str(folder) for folder in self._folders)
-            problems.add(
-                row.file,
-                row.line,
-                f"{len(self._missing)} of {len(self._asked)} images are missing in {where}: {', '.join(first)}{rest}",
-            )
-        for name, (row, hits) in self._ambiguous.items():
-            problems.add(row.file, row.line, f"{name} is there {len(hits)} times: {_some(hits)}; leave one of them.")
+            count = f"{len(self._missing)} of {len(self._requested)} images are missing"
+            row = next(iter(self._missing.values()))
+            folders = ", ".join(str(folder) for folder in self._folders)
+            problems.add(row.file, row.line, f"{count} in {folders}: {', '.join(first)}{rest}")
+        for name, (row, paths) in self._ambiguous.items():
+            shown = ", ".join(str(path) for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
+            problems.add(row.file, row.line, f"{name} exists {len(paths)} times: {shown}; keep one of them.")
 
     def _listing(self) -> dict[str, list[Path]]:
         if self._index is None:
@@ -104,9 +102,5 @@ class ImageFolder:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except (OSError, ValueError):  # no name that a folder can have: too long, or a zero in it
+    except (OSError, ValueError):  # a name that no folder can have: too long, or with a null character
         return False
-
-
-def _some(paths: Sequence[Path]) -> str:
-    return ", ".join(str(path) for path in paths[:3]) + (", ..." if len(paths) > 3 else "")

@@ -1,35 +1,58 @@
-"""One run of a reader: gathers images and votes, and all faults into one report."""
+"""What all readers of data sets share: collecting entries, and one report of all problems."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from sr_perceptual_loss.errors import InputError
-from sr_perceptual_loss.lab.data.cards import DatasetCard
 from sr_perceptual_loss.lab.data.folders import ImageFolder
-from sr_perceptual_loss.lab.data.labels import LabelSet, Problems, RatedImage, Vote
-from sr_perceptual_loss.lab.data.rows import Row
+from sr_perceptual_loss.lab.data.labels import LabelSet, RatedImage, Vote
+from sr_perceptual_loss.lab.data.rows import Problems, Row
 
-__all__ = ["Collection", "base_name"]
+__all__ = ["DatasetCard", "Reader"]
 
 
-class Collection:
-    """What a reader has found so far.
+@dataclass(frozen=True)
+class DatasetCard:
+    """What a user should know about a data set.
+
+    Attributes:
+        name: registry name.
+        citation: paper.
+        scale: scale and direction of the published scores, and what the reader does with them.
+        score_range: documented lowest and highest score; None where the scale is open.
+        licence: terms as far as known.
+        url: where to get it.
+        layout: files and folders expected under the root.
+    """
+
+    name: str
+    citation: str
+    scale: str
+    score_range: tuple[float, float] | None
+    licence: str
+    url: str
+    layout: str
+
+
+class Reader:
+    """Collects the entries of one data set and everything that is wrong with it.
 
     Args:
         card: of the data set.
         root: its folder.
-        check_images: whether missing images are faults. Without it paths are the likely ones.
+        check_images: whether missing images are problems. Without this check paths are the likely ones.
 
     Raises:
-        InputError: images are to be checked and the root is no folder.
+        InputError: images are to be checked and the root is not a folder.
     """
 
     def __init__(self, card: DatasetCard, root: Path, *, check_images: bool) -> None:
         if check_images and not root.is_dir():
-            raise InputError(f"{card.name}: no folder {root}; expected {card.layout}. Get it from: {card.where}.")
+            raise InputError(f"{card.name}: no folder {root}; expected {card.layout}. Get it from: {card.url}.")
         self.card = card
         self.root = root
         self.problems = Problems(card.name)
@@ -37,7 +60,7 @@ class Collection:
         self.votes: list[Vote] = []
         self._check_images = check_images
         self._folders: dict[tuple[str, ...], ImageFolder] = {}
-        self._seen: dict[str, Row] = {}
+        self._first_rows: dict[str, Row] = {}
 
     def folder(self, *names: str, every: bool = False, deep: bool = False) -> ImageFolder:
         """The images of the first of these folders that exists (``every``: of all); see :class:`ImageFolder`."""
@@ -45,15 +68,15 @@ class Collection:
             self._folders[names] = ImageFolder(self.root, names, every=every, deep=deep)
         return self._folders[names]
 
-    def note(self, row: Row, what: str) -> None:
-        """Put a fault of a row into the report."""
+    def problem(self, row: Row, what: str) -> None:
+        """Put a problem of a row into the report."""
         self.problems.add(row.file, row.line, what)
 
     def number(self, row: Row, text: str, bounds: tuple[float, float] | None, what: str) -> float | None:
-        """A finite number, or None after noting why it is none.
+        """A finite number, or None after reporting what is wrong with it.
 
         Args:
-            row: where it stands.
+            row: where it was read.
             text: the cell.
             bounds: lowest and highest allowed value; None for an open scale.
             what: its name, for the report.
@@ -61,15 +84,14 @@ class Collection:
         try:
             value = float(text)
         except ValueError:
-            self.note(row, f"{what}: got '{text}', expected a number.")
-            return None
+            value = math.nan
         if not math.isfinite(value):
-            self.note(row, f"{what}: got '{text}', expected a finite number.")
+            self.problem(row, f"{what}: got '{text}', expected a finite number.")
             return None
         if bounds is not None:
             slack = 1e-6 * (bounds[1] - bounds[0])  # scores that were rescaled end within rounding of the bounds
             if not bounds[0] - slack <= value <= bounds[1] + slack:
-                self.note(row, f"{what}: got {value:g}, expected {bounds[0]:g} to {bounds[1]:g}.")
+                self.problem(row, f"{what}: got {value:g}, expected {bounds[0]:g} to {bounds[1]:g}.")
                 return None
         return value
 
@@ -78,59 +100,59 @@ class Collection:
         row: Row,
         text: str,
         *,
-        scene: str,
+        content: str,
         dist: Path,
         ref: Path,
         distortion: str = "",
         key: str = "",
         negate: bool = False,
     ) -> RatedImage | None:
-        """Add a judged image; a score that is none and a second image of the same name are faults.
+        """Add a distorted image; a score that is not a number and a repeated image are problems.
 
         Args:
-            row: where it stands.
+            row: where it was read.
             text: its score as the file has it.
-            scene: name of the pristine picture.
-            dist: the judged image.
+            content: name of the reference content.
+            dist: the distorted image.
             ref: its reference.
             distortion: type of distortion or SR method.
-            key: what makes a name the same; the path of the judged image by default.
+            key: identifies the image; the path of the distorted image by default.
             negate: True where higher is worse in the file.
 
         Returns:
-            The entry, or None after noting a fault.
+            The entry, or None after reporting a problem.
         """
         score = self.number(row, text, self.card.score_range, "score")
-        first = self._seen.setdefault(key or str(dist), row)
+        first = self._first_rows.setdefault(key or str(dist), row)
         if first is not row:
             place = f"line {first.line}" if first.file == row.file else f"{first.file}, line {first.line}"
-            self.note(row, f"{dist.name} again; it is in {place} already.")
+            self.problem(row, f"{dist.name} is repeated; it is already in {place}.")
             return None
         if score is None:
             return None
-        image = RatedImage(scene, dist, ref, 0.0 - score if negate else score, distortion)
+        image = RatedImage(content, dist, ref, 0.0 - score if negate else score, distortion)
         self.rated.append(image)
         return image
 
-    def finish(
+    def label_set(
         self,
         *,
-        comparable_across_scenes: bool = True,
+        comparable_across_contents: bool = True,
         official_split: Mapping[str, Iterable[Path]] | None = None,
         notes: Iterable[str] = (),
     ) -> LabelSet:
-        """The label set.
+        """The result.
 
         Args:
-            comparable_across_scenes: False where scores were scaled per scene.
-            official_split: part -> judged images.
+            comparable_across_contents: False where scores were scaled per reference content.
+            official_split: part -> distorted images.
             notes: what a user must know.
 
         Returns:
-            The set; an open scale has the extremes of its scores as range.
+            The labels; an open scale has the extremes of its scores as range.
 
         Raises:
-            InputError: anything was noted; one report of all faults.
+            InputError: one report of all problems.
         """
         if self._check_images:
             for folder in self._folders.values():
@@ -143,12 +165,7 @@ class Collection:
             rated=tuple(self.rated),
             votes=tuple(self.votes),
             score_range=self.card.score_range or extremes,
-            comparable_across_scenes=comparable_across_scenes,
+            comparable_across_contents=comparable_across_contents,
             official_split={part: frozenset(paths) for part, paths in (official_split or {}).items()},
             notes=tuple(notes),
         )
-
-
-def base_name(text: str) -> str:
-    """File name of a path that may be written with either kind of slash."""
-    return text.replace("\\", "/").rpartition("/")[2]

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from sr_perceptual_loss.checks import as_path, nearest
 from sr_perceptual_loss.errors import UnknownNameError
-from sr_perceptual_loss.lab.data import isrgen_qa, kadid10k, pieapp, pipal, qads, sriqa_bench, table, tid2013
-from sr_perceptual_loss.lab.data.cards import DatasetCard
+from sr_perceptual_loss.lab.data import isrgen_qa, pieapp, sriqa_bench, table
 from sr_perceptual_loss.lab.data.labels import LabelSet
+from sr_perceptual_loss.lab.data.layouts import LAYOUTS, read_layout
+from sr_perceptual_loss.lab.data.reader import DatasetCard, Reader
 
 __all__ = ["dataset_card", "list_datasets", "read_labels"]
 
-
-class _Reader(Protocol):
-    """What a file of this room offers to be a data set."""
-
-    CARD: DatasetCard
-
-    def read(self, root: Path, labels: Path | None = None, *, check_images: bool = True) -> LabelSet: ...
-
-
-_READERS: Mapping[str, _Reader] = {
-    reader.CARD.name: reader for reader in (isrgen_qa, kadid10k, pieapp, pipal, qads, sriqa_bench, table, tid2013)
+#: Name -> (card, function that reads the label files).
+_DATASETS: Mapping[str, tuple[DatasetCard, Callable[[Reader, Path | None], LabelSet]]] = {
+    **{module.CARD.name: (module.CARD, module.read) for module in (isrgen_qa, pieapp, sriqa_bench, table)},
+    **{name: (layout.card, partial(read_layout, layout)) for name, layout in LAYOUTS.items()},
 }
 
 
 def list_datasets() -> list[str]:
     """Names of all data sets, sorted."""
-    return sorted(_READERS)
+    return sorted(_DATASETS)
 
 
 def dataset_card(name: str) -> DatasetCard:
@@ -39,7 +33,9 @@ def dataset_card(name: str) -> DatasetCard:
     Raises:
         UnknownNameError: with the nearest known name.
     """
-    return _reader(name).CARD
+    if name not in _DATASETS:
+        raise UnknownNameError(f"no data set '{name}'.{nearest(name, _DATASETS)}")
+    return _DATASETS[name][0]
 
 
 def read_labels(
@@ -52,22 +48,15 @@ def read_labels(
         root: folder of the data set, in the published layout (``dataset_card(name).layout``).
         labels: another label file or folder than the published place under the root, such as a list of IQA-Dataset
             for ``kadid10k``, ``pipal`` and ``tid2013``.
-        check_images: whether missing images are faults; switch it off to look at labels without having the images.
+        check_images: whether missing images are problems; False reads the labels without having the images.
 
     Returns:
         All entries; higher scores are better in every set.
 
     Raises:
         UnknownNameError: no such data set; the message has the nearest name.
-        InputError: one report of everything wrong with the files, each fault with file and line.
+        InputError: one report of everything wrong with the files, each problem with file and line.
     """
-    reader = _reader(name)
-    given = None if labels is None else as_path(labels)
-    return reader.read(as_path(root), given, check_images=check_images)
-
-
-def _reader(name: str) -> _Reader:
-    try:
-        return _READERS[name]
-    except KeyError:
-        raise UnknownNameError(f"no data set '{name}'.{nearest(name, _READERS)}") from None
+    card = dataset_card(name)
+    reader = Reader(card, as_path(root), check_images=check_images)
+    return _DATASETS[name][1](reader, None if labels is None else as_path(labels))

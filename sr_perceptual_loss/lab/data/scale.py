@@ -1,17 +1,19 @@
-"""The line between opinion scores of a data set and [0, 1]."""
+"""The linear map between the opinion scores of a data set and [0, 1]."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from torch import Tensor
-from typing_extensions import Self
 
 from sr_perceptual_loss.checks import as_float
 from sr_perceptual_loss.errors import InputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["ScoreScale"]
 
@@ -22,9 +24,9 @@ V = TypeVar("V", float, np.ndarray, Tensor)
 class ScoreScale:
     """``unit = (score - low) / (high - low)``.
 
-    A critic learns unit scores, so its checkpoint stores this. Take ``low`` and ``high`` from the training scores
-    (:meth:`from_scores`) and use the same for validation: two scales in one training make its figures wrong. Or take a
-    documented range, ``ScoreScale(*label_set.score_range)``.
+    A critic is trained on unit scores, so its checkpoint stores the scale. Take ``low`` and ``high`` from the training
+    scores (:meth:`from_scores`) and use the same scale for validation, or take a documented range:
+    ``ScoreScale(*label_set.score_range)``.
 
     Args:
         low: score that becomes 0.
@@ -42,8 +44,8 @@ class ScoreScale:
         object.__setattr__(self, "high", as_float("high", self.high))
         if self.low >= self.high:
             raise InputError(
-                f"score scale: got low {self.low:g} and high {self.high:g}, expected low < high; scores that are all "
-                "equal teach nothing."
+                f"score scale: got low {self.low:g} and high {self.high:g}, expected low < high; a critic cannot be "
+                "trained on scores that are all equal."
             )
 
     @classmethod
@@ -63,5 +65,5 @@ class ScoreScale:
         return (score - self.low) / (self.high - self.low)
 
     def from_unit(self, unit: V) -> V:
-        """The score that :meth:`to_unit` takes to ``unit``."""
+        """The score that :meth:`to_unit` maps to ``unit``."""
         return unit * (self.high - self.low) + self.low

@@ -1,1 +1,1 @@
-"""Judging critics against people, and SR results by metrics. Never imported by losses or integrations."""
+"""How well critics agree with people, and the metrics of SR papers."""

@@ -1,199 +1,145 @@
-"""Agreement of predicted with human scores: overall, and as the mean over scenes, with intervals.
+"""Correlation of predicted scores with opinion scores, and the logistic fit before Pearson's correlation and RMSE.
 
-Scores of a critic that judges against a reference compare inside one scene; RQI's published SRCC is a mean over scenes.
+A correlation that is not defined (constant values, fewer than two images) is NaN, never 0.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sr_perceptual_loss.errors import InputError
-from sr_perceptual_loss.lab.evaluation.bootstrap import (
-    FEWEST_SCENES,
-    Bootstrap,
-    Interval,
-    cluster_interval,
-    resampling_unit,
-)
-from sr_perceptual_loss.lab.evaluation.coefficients import NAN, Floats, checked_pair, krcc, plcc, rmse, srcc, varies
-from sr_perceptual_loss.lab.evaluation.logistic import LogisticFit, logistic_fit
+from sr_perceptual_loss.lab.evaluation.optional import need
 
-__all__ = ["Agreement", "LogisticFit", "correlate", "krcc", "logistic_fit", "plcc", "rmse", "srcc"]
+__all__ = ["NAN", "Floats", "LogisticFit", "checked_pair", "krcc", "logistic_fit", "plcc", "rmse", "srcc", "varies"]
+
+Floats = NDArray[np.float64]
+NAN = float("nan")
+
+
+def checked_pair(predictions: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
+    """Both as one-dimensional float64.
+
+    Raises:
+        InputError: lengths that differ, or a value that is not finite.
+    """
+    x, y = (np.asarray(values, dtype=np.float64) for values in (predictions, scores))
+    if x.ndim != 1 or x.shape != y.shape:
+        raise InputError(
+            f"predictions and scores: got shapes {x.shape} and {y.shape}, expected two lists of the same length."
+        )
+    for name, values in (("predictions", x), ("scores", y)):
+        if not np.isfinite(values).all():
+            index = int(np.flatnonzero(~np.isfinite(values))[0])
+            raise InputError(f"{name}: entry {index} is {values[index]}; leave out images without a score.")
+    return x, y
+
+
+def varies(*arrays: Floats) -> bool:
+    """Whether a correlation is defined: two or more entries, and no array is constant."""
+    # Values that differ only by rounding count as constant: their correlation would be noise.
+    return all(len(a) >= 2 and bool(np.ptp(a) > 1e-12 * np.abs(a).max()) for a in arrays)
+
+
+def srcc(predictions: ArrayLike, scores: ArrayLike) -> float:
+    """Spearman's rank correlation; ties get their mean rank. NaN where one side is constant."""
+    return _coefficient("spearmanr", predictions, scores)
+
+
+def plcc(predictions: ArrayLike, scores: ArrayLike) -> float:
+    """Pearson's linear correlation of the raw values (no fit). NaN where one side is constant."""
+    return _coefficient("pearsonr", predictions, scores)
+
+
+def krcc(predictions: ArrayLike, scores: ArrayLike) -> float:
+    """Kendall's tau-b, which corrects for ties. NaN where one side is constant."""
+    return _coefficient("kendalltau", predictions, scores)
+
+
+def _coefficient(name: str, predictions: ArrayLike, scores: ArrayLike) -> float:
+    x, y = checked_pair(predictions, scores)
+    return float(getattr(need("scipy.stats"), name)(x, y).statistic) if varies(x, y) else NAN
+
+
+def rmse(predictions: ArrayLike, scores: ArrayLike) -> float:
+    """sqrt(mean((predictions - scores)^2)); for raw critic scores only meaningful after :func:`logistic_fit`."""
+    x, y = checked_pair(predictions, scores)
+    return float(np.sqrt(np.mean((x - y) ** 2))) if len(x) else NAN
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """How well predictions agree with opinions. ``*_mean``: mean over scenes of the value inside each scene.
+class LogisticFit:
+    """A rising four-parameter curve from predictions to the scale of the opinion scores.
 
     Attributes:
-        n: images.
-        scenes: scenes among them.
-        scenes_used: scenes behind ``*_mean``.
-        skipped: scenes that have no correlation, counted by reason.
-        srcc: Spearman over all images; None where scenes do not compare.
-        plcc_raw: Pearson without a fit; None likewise.
-        plcc_fitted: Pearson after the logistic fit; None likewise.
-        krcc: Kendall's tau-b; None likewise.
-        rmse: in units of the opinions, after the fit; None likewise.
-        srcc_mean: mean over scenes of Spearman.
-        plcc_mean: mean over scenes of Pearson, no fit.
-        krcc_mean: mean over scenes of tau-b.
-        intervals: name of a number -> (low, high).
-        confidence: of the intervals.
-        resampled: what the bootstrap drew: ``scenes``, or ``images`` where there are fewer than three scenes.
-        fit: the curve behind ``plcc_fitted`` and ``rmse``.
-        scene_srcc: scene -> Spearman inside it.
-        notes: what a reader must know, one sentence each.
+        low: limit for low predictions.
+        high: limit for high predictions, above ``low``.
+        middle: prediction at which the curve is half way.
+        width: the slope there is (high - low) / (4 width).
+        reason: why there is no curve; empty if there is one.
     """
 
-    n: int
-    scenes: int
-    scenes_used: int
-    skipped: Mapping[str, int]
-    srcc: float | None
-    plcc_raw: float | None
-    plcc_fitted: float | None
-    krcc: float | None
-    rmse: float | None
-    srcc_mean: float
-    plcc_mean: float
-    krcc_mean: float
-    intervals: Mapping[str, Interval] = field(default_factory=dict)
-    confidence: float = 0.95
-    resampled: str = "scenes"
-    fit: LogisticFit | None = None
-    scene_srcc: Mapping[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    low: float = NAN
+    high: float = NAN
+    middle: float = NAN
+    width: float = NAN
+    reason: str = ""
+
+    def __call__(self, predictions: ArrayLike) -> Floats:
+        """low + (high - low) / (1 + exp(-(x - middle) / width)), same shape; NaN without a curve."""
+        x = np.asarray(predictions, dtype=np.float64)
+        if self.reason:
+            return np.full(x.shape, NAN)
+        curve = need("scipy.special").expit((x - self.middle) / self.width)
+        return np.asarray(self.low + (self.high - self.low) * curve)
 
 
-def correlate(
-    predictions: Sequence[float],
-    scores: Sequence[float],
-    scenes: Sequence[str],
-    *,
-    comparable_across_scenes: bool = True,
-    bootstrap: int = 1000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> Agreement:
-    """All correlations of predictions with opinion scores, with bootstrap intervals.
+def logistic_fit(predictions: ArrayLike, scores: ArrayLike) -> LogisticFit:
+    """Least-squares fit of the four-parameter logistic curve of the VQEG.
+
+    The curve can only rise: a falling fit would hide that a critic ranks images the wrong way round.
 
     Args:
         predictions: critic scores, (n,).
-        scores: opinion scores, (n,), higher is better.
-        scenes: scene of each image, (n,).
-        comparable_across_scenes: False leaves the numbers over all images out (None).
-        bootstrap: resamples; 0 for no intervals.
-        seed: of the bootstrap.
-        confidence: of the intervals.
+        scores: opinion scores, (n,).
 
     Returns:
-        See :class:`Agreement`. The fitted curve is not fitted anew in each resample: intervals of ``plcc_fitted`` and
-        ``rmse`` hold for the curve as it is.
+        The curve, or one with a ``reason`` and NaN everywhere: fewer than five images, constant values, a critic that
+        ranks the wrong way round, or a fit that does not converge.
 
-    Raises:
-        InputError: lengths that differ, no images, or values that are not finite.
-        InstallError: scipy is missing.
+    Source: VQEG, FR-TV phase II, 2003; ITU-R BT.500.
     """
     x, y = checked_pair(predictions, scores)
-    if len(x) == 0 or len(scenes) != len(x):
-        raise InputError(
-            f"got {len(x)} predictions and {len(scenes)} scenes, expected at least one image and a scene each."
+    if len(x) < 5:
+        return LogisticFit(reason=f"four parameters need at least 5 images, got {len(x)}")
+    if not varies(x, y):
+        return LogisticFit(reason="constant predictions or scores")
+    if not plcc(x, y) > 0 and not srcc(x, y) > 0:
+        return LogisticFit(reason="predictions fall where opinions rise, so no rising curve fits")
+    centre, spread, bottom, height = float(np.median(x)), float(np.std(x)), float(y.min()), float(np.ptp(y))
+    expit = need("scipy.special").expit
+
+    def curve(z: Floats, low: float, rise: float, middle: float, width: float) -> Floats:
+        return np.asarray(low + rise * expit((z - middle) / width))
+
+    try:
+        # In standard units the same start values and bounds suit every critic and every opinion scale.
+        (low, rise, middle, width), _ = need("scipy.optimize").curve_fit(
+            curve,
+            (x - centre) / spread,
+            (y - bottom) / height,
+            p0=(0.0, 1.0, 0.0, 0.5),
+            bounds=((-10.0, 0.0, -20.0, 1e-3), (10.0, 20.0, 20.0, 20.0)),
+            max_nfev=5000,
         )
-    options = Bootstrap(bootstrap, seed, confidence)
-    fit = logistic_fit(x, y) if comparable_across_scenes else None
-    values: dict[str, Any] = dict.fromkeys(("srcc", "plcc_raw", "plcc_fitted", "krcc", "rmse"))
-    intervals: dict[str, Interval] = {}
-    for name, statistic in _overall(x, y, fit).items():
-        values[name] = statistic(np.arange(len(x)))
-        intervals[name] = cluster_interval(statistic, scenes, options)
-    per_scene, skipped = _per_scene(x, y, scenes)
-    for name, function in (("srcc_mean", srcc), ("plcc_mean", plcc), ("krcc_mean", krcc)):
-        values[name], intervals[name] = _mean_over_scenes(function, x, y, scenes, per_scene, options)
-    return Agreement(
-        n=len(x),
-        scenes=len(set(scenes)),
-        scenes_used=len(per_scene),
-        skipped=skipped,
-        **values,
-        intervals=intervals,
-        confidence=confidence,
-        resampled=resampling_unit(scenes),
-        fit=fit,
-        scene_srcc={name: srcc(x[index], y[index]) for name, index in per_scene.items()},
-        notes=tuple(_notes(fit, skipped, len(set(scenes)), options)),
+    except RuntimeError as error:
+        return LogisticFit(reason=f"the fit does not converge ({str(error).splitlines()[0]})")
+    fit = LogisticFit(
+        low=bottom + height * float(low),
+        high=bottom + height * float(low + rise),
+        middle=centre + spread * float(middle),
+        width=spread * float(width),
     )
-
-
-def _notes(fit: LogisticFit | None, skipped: Mapping[str, int], scenes: int, options: Bootstrap) -> Iterator[str]:
-    """What a reader of the numbers must know."""
-    if fit is None:
-        yield "Opinion scores of different scenes do not compare in this set: no numbers over all images."
-    elif fit.reason:
-        yield f"No PLCC after a fit and no RMSE: {fit.reason}."
-    if skipped:
-        yield "Scenes without a correlation: " + ", ".join(f"{n} ({why})" for why, n in skipped.items()) + "."
-    if options.resamples and scenes < FEWEST_SCENES:
-        yield f"Only {scenes} scene(s): intervals come from resampled images and say nothing about other scenes."
-
-
-def _overall(x: Floats, y: Floats, fit: LogisticFit | None) -> dict[str, Callable[[NDArray[np.intp]], float]]:
-    """Name -> the number over the images of these indices; none where scenes do not compare."""
-    if fit is None:
-        return {}
-    statistics: dict[str, Callable[[NDArray[np.intp]], float]] = {
-        "srcc": lambda i: srcc(x[i], y[i]),
-        "plcc_raw": lambda i: plcc(x[i], y[i]),
-        "krcc": lambda i: krcc(x[i], y[i]),
-    }
-    if fit.reason:
-        return statistics | {"plcc_fitted": lambda i: NAN, "rmse": lambda i: NAN}
-    fitted = fit(x)
-    return statistics | {"plcc_fitted": lambda i: plcc(fitted[i], y[i]), "rmse": lambda i: rmse(fitted[i], y[i])}
-
-
-def _per_scene(x: Floats, y: Floats, scenes: Sequence[str]) -> tuple[dict[str, NDArray[np.intp]], dict[str, int]]:
-    """Indices of each scene that has a correlation, and how many have none, by reason."""
-    names = np.asarray(scenes, dtype=object)
-    used: dict[str, NDArray[np.intp]] = {}
-    skipped: dict[str, int] = {}
-    for name in sorted(set(scenes)):
-        index = np.flatnonzero(names == name)
-        if varies(x[index], y[index]):
-            used[name] = index
-            continue
-        why = "one image only" if len(index) < 2 else "equal opinions" if not varies(y[index]) else "equal predictions"
-        skipped[why] = skipped.get(why, 0) + 1
-    return used, skipped
-
-
-def _mean_over_scenes(
-    function: Callable[[ArrayLike, ArrayLike], float],
-    x: Floats,
-    y: Floats,
-    scenes: Sequence[str],
-    per_scene: Mapping[str, NDArray[np.intp]],
-    options: Bootstrap,
-) -> tuple[float, Interval]:
-    """Mean of the values inside the scenes, and its interval."""
-    if not per_scene:
-        return NAN, (NAN, NAN)
-    values = np.array([function(x[index], y[index]) for index in per_scene.values()])
-    mean = float(values.mean())
-    if resampling_unit(scenes) == "scenes":
-        # A resampled scene has the value that it had, so it is computed once.
-        return mean, cluster_interval(lambda i: float(values[i].mean()), list(per_scene), options)
-    names = np.asarray(scenes, dtype=object)
-
-    def of_images(drawn: NDArray[np.intp]) -> float:
-        found = [function(x[i], y[i]) for i in (drawn[names[drawn] == name] for name in per_scene)]
-        found = [value for value in found if not math.isnan(value)]
-        return float(np.mean(found)) if found else NAN
-
-    return mean, cluster_interval(of_images, scenes, options)
+    return fit if np.ptp(fit(x)) > 1e-9 * height else LogisticFit(reason="the best rising curve is a constant")

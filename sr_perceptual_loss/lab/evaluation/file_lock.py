@@ -1,4 +1,4 @@
-"""One run at a time on a results file that is continued: two would write each other's rows over."""
+"""One run at a time per results file: two runs would overwrite each other's rows."""
 
 from __future__ import annotations
 
@@ -6,36 +6,37 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from sr_perceptual_loss.checks import as_path
 from sr_perceptual_loss.errors import InputError
+from sr_perceptual_loss.lab.evaluation.optional import need
 
-__all__ = ["claimed"]
+__all__ = ["file_lock"]
 
 
 @contextlib.contextmanager
-def claimed(path: Path | None) -> Iterator[None]:
-    """Hold a results file while the block runs; the end of the process frees it, whatever ended it.
+def file_lock(path: Path | None) -> Iterator[None]:
+    """Lock a results file while the block runs; the operating system frees the lock when the process ends.
 
     Args:
-        path: the file, which need not exist; None holds nothing. Beside it lies a hidden ``.NAME.lock``.
+        path: the file, which need not exist; None locks nothing. The lock is a hidden file ``.NAME.lock`` beside it.
 
     Raises:
-        InputError: another run holds it, or the place cannot be written.
+        InputError: another run has locked it, or the folder cannot be written.
+        InstallError: filelock is missing.
     """
     if path is None:
         yield
         return
+    filelock = need("filelock")
     path = as_path(path).absolute()
+    lock = filelock.FileLock(str(path.with_name(f".{path.name}.lock")))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(str(path.with_name(f".{path.name}.lock")))
         lock.acquire(timeout=0)
-    except Timeout:
+    except filelock.Timeout:
         raise InputError(
-            f"--out {path}: another run is writing this file. Wait for it (this one then takes over its rows), or give "
-            "another --out."
+            f"--out {path}: another run is writing this file. Wait until it ends (its rows are then used again), or "
+            "choose another --out."
         ) from None
     except (OSError, NotImplementedError) as error:
         raise InputError(f"--out {path}: cannot be written ({error}); choose another path.") from None
@@ -43,3 +44,6 @@ def claimed(path: Path | None) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+claimed = file_lock  # old name

@@ -1,4 +1,4 @@
-"""Packages of the extra ``eval``, imported when they are first needed."""
+"""Packages of the extra ``lab``, imported when they are first needed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["need"]
 
 
 def need(module: str) -> Any:
-    """Import a module of the extra ``eval``.
+    """Import a module of the extra ``lab``.
 
     Args:
         module: such as ``scipy.stats``.
@@ -26,6 +26,6 @@ def need(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise InstallError(
-            f"{module.partition('.')[0]} is needed to judge critics and cannot be imported ({error}); "
-            "pip install 'sr_perceptual_loss[eval]'"
+            f"{module.partition('.')[0]} is needed and cannot be imported ({error}): "
+            "pip install 'sr_perceptual_loss[lab]'"
         ) from None

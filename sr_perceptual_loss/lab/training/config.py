@@ -1,302 +1,162 @@
-"""What one critic training is: typed sections, every value checked when the file is read, before anything runs."""
+"""The training file: typed sections with their defaults, checked when the file is read and before anything runs."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from sr_perceptual_loss.checks import as_float, as_int, check_choice
+import msgspec
+import yaml
+from msgspec import Meta
+
+from sr_perceptual_loss.checks import as_path, nearest
 from sr_perceptual_loss.errors import InputError
-from sr_perceptual_loss.lab.training.typed_yaml import read_typed
 
-__all__ = [
-    "CheckpointConfig",
-    "CriticConfig",
-    "DataConfig",
-    "InputConfig",
-    "ObjectiveConfig",
-    "OptimizerConfig",
-    "PairsConfig",
-    "ScheduleConfig",
-    "TrainingConfig",
-    "ValidationConfig",
-    "read_config",
-]
+__all__ = ["CriticConfig", "TrainingConfig", "read_config"]
+
+Count = Annotated[int, Meta(ge=1)]
+Side = Annotated[int, Meta(ge=8)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+NonNegativeInt = Annotated[int, Meta(ge=0)]
+# The limits refuse infinity and NaN.
+Finite = Annotated[float, Meta(ge=-1e9, le=1e9)]
+NonNegative = Annotated[float, Meta(ge=0, le=1e9)]
+Positive = Annotated[float, Meta(ge=1e-6, le=1e9)]
 
 
-@dataclass(frozen=True)
-class CriticConfig:
-    """Which network, and what it starts from.
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Options of one subject."""
 
-    Attributes:
-        name: one of ``srpl list``.
-        weights: ``.safetensors`` file, or tag of the card, to go on from; None for random weights.
-        config: constructor arguments, for a network of another size; only without ``weights``.
-        backbone: "random", or "imagenet": backbones from timm's published weights (downloads once).
-        freeze: "published" (what the reference training keeps fixed), "none", or a list of name prefixes.
-        freeze_statistics: batch norms of frozen parts stay in eval mode (the published Efficient-PBAN code moves them).
-    """
 
-    name: str
-    weights: str | None = None
-    config: dict[str, Any] = field(default_factory=dict)
-    backbone: str = "random"
-    freeze: str | tuple[str, ...] = "published"
-    freeze_statistics: bool = True
+class CriticConfig(_Section, frozen=True):
+    """Which network, and what it starts from."""
+
+    name: str  # one of `srpl list`
+    weights: str | None = None  # .safetensors file, or tag of the card, to start from; None for random weights
+    config: dict[str, Any] = {}  # constructor arguments, for a network of another size; only without `weights`
+    backbone: Literal["random", "imagenet"] = "random"  # imagenet: timm's published weights, downloaded once
+    # "published" (what the reference training keeps fixed), "none", or a list of name prefixes. Batch norms of frozen
+    # parts stay in eval mode.
+    freeze: Literal["published", "none"] | tuple[str, ...] = "published"
 
     def __post_init__(self) -> None:
-        check_choice("critic.backbone", self.backbone, ("random", "imagenet"))
-        if isinstance(self.freeze, str):
-            check_choice("critic.freeze", self.freeze, ("published", "none"))
         if self.weights is not None and (self.config or self.backbone != "random"):
             raise InputError(
-                "critic.weights: the file brings its own constructor arguments and backbone; leave critic.config and "
-                "critic.backbone out."
+                "critic.weights: the file contains its own constructor arguments and backbone; remove critic.config "
+                "and critic.backbone."
             )
 
 
-@dataclass(frozen=True)
-class DataConfig:
-    """Which label set, and which of its scenes are for validation.
+class DataConfig(_Section, frozen=True):
+    """Which label set, and which of its reference contents are for validation."""
 
-    Attributes:
-        dataset: registry name of a reader.
-        root: folder of the data set.
-        labels: label file instead of the set's own one.
-        split: "scenes" (disjoint scenes by seed) or "official" (the set's own parts).
-        train_share: share of scenes for training.
-        split_seed: of the shuffle.
-        train_part: official part to train on.
-        val_part: official part to validate on.
-        scale: "minmax" (training scores to [0, 1]), "documented" (the scale's ends to [0, 1]), "raw", or "auto":
-            minmax for the RQI scheme, raw for opinion scores.
-        limit_scenes: use only this many training scenes (a quick try); None for all.
-    """
-
-    dataset: str
-    root: Path
-    labels: Path | None = None
-    split: str = "scenes"
-    train_share: float = 0.8
-    split_seed: int = 0
-    train_part: str = "train"
+    dataset: str  # name of a data set reader
+    root: Path  # folder of the data set
+    labels: Path | None = None  # another label file than that of the data set
+    split: Literal["contents", "official"] = "contents"  # disjoint contents by seed, or the published parts
+    train_share: Share = 0.8  # of the contents
+    split_seed: NonNegativeInt = 0
+    train_part: str = "train"  # names of the official parts
     val_part: str = "val"
-    scale: str = "auto"
-    limit_scenes: int | None = None
-
-    def __post_init__(self) -> None:
-        check_choice("data.split", self.split, ("scenes", "official"))
-        check_choice("data.scale", self.scale, ("auto", "minmax", "documented", "raw"))
-        as_float("data.train_share", self.train_share, minimum=0.0, maximum=1.0)
-        if self.limit_scenes is not None:
-            as_int("data.limit_scenes", self.limit_scenes, minimum=1)
+    # "minmax" (training scores to [0, 1]), "documented" (the documented range to [0, 1]), "raw", or "auto": minmax for
+    # scheme rqi, raw for opinion scores.
+    scale: Literal["auto", "minmax", "documented", "raw"] = "auto"
 
 
-@dataclass(frozen=True)
-class PairsConfig:
-    """Ordered pairs of one scene (RQI scheme only).
+class PairsConfig(_Section, frozen=True):
+    """Ordered pairs of one reference content (scheme rqi only)."""
 
-    Attributes:
-        same_distortion: only pairs of one distortion type (the ablation of the RQI supplement; worse).
-        pristine: score of the pristine picture as a member of its scene, on the scaled [0, 1] axis; None leaves it out.
-        pristine_share: share of pairs of which one is the pristine picture; None for what membership gives. Ours:
-            a critic is used with a pristine second image, which the pairs of the paper never show.
-        per_epoch: draws per epoch; None for one per rated image.
-    """
-
-    same_distortion: bool = False
-    pristine: float | None = None
-    pristine_share: float | None = None
-    per_epoch: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.pristine_share is not None:
-            as_float("pairs.pristine_share", self.pristine_share, minimum=0.0, maximum=1.0)
-        if self.per_epoch is not None:
-            as_int("pairs.per_epoch", self.per_epoch, minimum=1)
+    same_distortion: bool = False  # only pairs of one distortion type (the ablation of the RQI supplement; worse)
+    pristine: Finite | None = None  # scaled score of the reference image as a version of its content; None: no version
+    # Share of pairs that contain the reference image; None for what membership gives. Not in the paper: as a loss a
+    # critic always sees a reference as second image, which the pairs of the paper never contain.
+    pristine_share: Share | None = None
+    per_epoch: Count | None = None  # pairs per epoch; None for one per rated image
 
 
-@dataclass(frozen=True)
-class InputConfig:
-    """From image files to what the network sees; both images alike.
+class InputConfig(_Section, frozen=True):
+    """From image files to what the network sees; both images of a pair alike."""
 
-    Attributes:
-        resize: side to which whole images are resized (bilinear, antialiased, aspect ratio not kept) before the crop.
-        crop: side of the aligned random crop; "input" for the critic's own size, None for whole images.
-        flip: "horizontal", "both" or "none".
-        cache: megabytes of decoded images that each loader process keeps; worth it for sets that fit into memory.
-    """
-
-    resize: int | None = None
-    crop: int | str | None = "input"
-    flip: str = "horizontal"
-    cache: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_choice("input.flip", self.flip, ("none", "horizontal", "both"))
-        as_float("input.cache", self.cache, minimum=0.0)
-        if self.resize is not None:
-            as_int("input.resize", self.resize, minimum=8)
-        if isinstance(self.crop, str):
-            check_choice("input.crop", self.crop, ("input",))
-        elif self.crop is not None:
-            as_int("input.crop", self.crop, minimum=8)
+    resize: Side | None = None  # whole images to this side first (bilinear, antialiased, aspect ratio not kept)
+    crop: Side | Literal["input"] | None = (
+        "input"  # aligned random crop; "input": the critic's size; None: whole images
+    )
+    flip: Literal["none", "horizontal", "both"] = "horizontal"
+    cache: NonNegative = 0.0  # megabytes of decoded images that each loader process keeps
 
 
-@dataclass(frozen=True)
-class ObjectiveConfig:
-    """Distance of prediction and label.
+class ObjectiveConfig(_Section, frozen=True):
+    """Distance of prediction and label."""
 
-    Attributes:
-        loss: "huber", "l1" or "l2".
-        delta: of the Huber loss. With labels of PIPAL nearly all differences are below 0.5, so that 1.0 is half of L2
-            on every pair; 0.1 to 0.2 is where Huber differs.
-    """
-
-    loss: str = "huber"
-    delta: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_choice("objective.loss", self.loss, ("huber", "l1", "l2"))
-        as_float("objective.delta", self.delta, minimum=1e-6)
+    loss: Literal["huber", "l1", "l2"] = "huber"
+    # Of the Huber loss. With labels of PIPAL nearly all differences are below 0.5, where 1.0 gives half of L2; 0.1 to
+    # 0.2 makes a difference.
+    delta: Positive = 1.0
 
 
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """What moves the weights.
+class OptimizerConfig(_Section, frozen=True):
+    """The optimizer."""
 
-    Attributes:
-        type: "adam" (weight decay as L2 in the gradient, as published) or "adamw".
-        lr: learning rate.
-        weight_decay: weight decay.
-        max_norm: gradients are scaled down to this norm; None leaves them.
-    """
-
-    type: str = "adam"
-    lr: float = 1e-4
-    weight_decay: float = 1e-5
-    max_norm: float | None = None
-
-    def __post_init__(self) -> None:
-        check_choice("optimizer.type", self.type, ("adam", "adamw"))
-        as_float("optimizer.lr", self.lr, minimum=0.0)
-        as_float("optimizer.weight_decay", self.weight_decay, minimum=0.0)
+    type: Literal["adam", "adamw"] = "adam"  # adam: weight decay as L2 in the gradient, as published
+    lr: NonNegative = 1e-4
+    weight_decay: NonNegative = 1e-5
+    max_norm: Positive | None = None  # gradients are scaled down to this norm
 
 
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """Learning rate over time.
+class ScheduleConfig(_Section, frozen=True):
+    """Learning rate over time."""
 
-    Attributes:
-        type: "constant"; "step": times ``gamma`` every ``step`` epochs; "cosine": per iteration, to 0 after ``t_max``
-            iterations and up again (upstream's AHIQ and MANIQA use 50).
-        step: epochs.
-        gamma: factor.
-        t_max: iterations of half a cosine; None for the whole training.
-    """
-
-    type: str = "constant"
-    step: int = 5
-    gamma: float = 0.5
-    t_max: int | None = None
-
-    def __post_init__(self) -> None:
-        check_choice("schedule.type", self.type, ("constant", "step", "cosine"))
-        as_int("schedule.step", self.step, minimum=1)
+    # "step": times `gamma` every `step` epochs. "cosine": per iteration, to 0 after `t_max` iterations and up again.
+    type: Literal["constant", "step", "cosine"] = "constant"
+    step: Count = 5
+    gamma: NonNegative = 0.5
+    t_max: Count | None = None  # the published AHIQ and MANIQA code uses 50; None for the whole training
 
 
-@dataclass(frozen=True)
-class ValidationConfig:
-    """How a checkpoint is judged.
+class ValidationConfig(_Section, frozen=True):
+    """How weights are compared."""
 
-    Attributes:
-        protocol: name of an evaluation protocol; "centre" scores one crop per image.
-        every: epochs between two validations.
-        select: "srcc" (all images) or "srcc_mean" (mean over scenes); the best one is kept. "auto": srcc_mean for the
-            RQI scheme, whose scores compare images of one scene only, srcc for opinion scores.
-        limit: number of validation images, evenly spaced; None for all.
-    """
-
-    protocol: str = "centre"
-    every: int = 1
-    select: str = "auto"
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        check_choice("validation.select", self.select, ("auto", "srcc", "srcc_mean"))
-        as_int("validation.every", self.every, minimum=1)
+    protocol: str = "centre"  # of lab/evaluation/protocol.py; "centre" scores one crop per image
+    every: Count = 1  # epochs
+    # The best weights by this value are kept: "srcc" (all images), "srcc_mean" (mean over contents), or "auto":
+    # srcc_mean for scheme rqi, whose scores compare images of one content only, srcc for opinion scores.
+    select: Literal["auto", "srcc", "srcc_mean"] = "auto"
+    limit: Count | None = None  # number of validation images, evenly spaced; None for all
 
 
-@dataclass(frozen=True)
-class CheckpointConfig:
-    """How often the full state is written.
+class CheckpointConfig(_Section, frozen=True):
+    """When the full state is written, besides at the end of each epoch."""
 
-    Attributes:
-        every: steps between two states, besides one at each epoch's end; None for epochs only.
-    """
-
-    every: int | None = 500
-
-    def __post_init__(self) -> None:
-        if self.every is not None:
-            as_int("checkpoint.every", self.every, minimum=1)
+    every: Count | None = 500  # steps
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
-    """One critic training.
+class TrainingConfig(_Section, frozen=True):
+    """One critic training."""
 
-    Attributes:
-        out: folder of everything that the run writes.
-        scheme: "rqi" (differences of ordered pairs of one scene) or "mos" (opinion scores against the reference).
-        critic: network and start.
-        data: label set and split.
-        pairs: pair building (scheme rqi).
-        input: crops, resizing, flips.
-        objective: loss.
-        optimizer: optimizer.
-        schedule: learning rate.
-        validation: judging and selection.
-        checkpoint: how often the full state is written.
-        epochs: passes; one draw per image and epoch.
-        batch: pairs per step, over all processes together.
-        precision: "fp32" or "bf16" (matrix products and convolutions).
-        device: "auto" or "cpu".
-        workers: loader processes (per process of training).
-        seed: of weights, pairs, crops and dropout.
-        log_every: steps between two log entries.
-    """
-
-    out: Path
+    out: Path  # folder of everything that the run writes
     critic: CriticConfig
     data: DataConfig
-    scheme: str = "rqi"
-    pairs: PairsConfig = field(default_factory=PairsConfig)
-    input: InputConfig = field(default_factory=InputConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    validation: ValidationConfig = field(default_factory=ValidationConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    epochs: int = 10
-    batch: int = 8
-    precision: str = "fp32"
-    device: str = "auto"
-    workers: int = 2
-    seed: int = 0
-    log_every: int = 20
+    scheme: Literal["rqi", "mos"] = "rqi"  # differences of pairs of one content, or opinion scores
+    pairs: PairsConfig = PairsConfig()
+    input: InputConfig = InputConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    validation: ValidationConfig = ValidationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    epochs: Count = 10
+    batch: Count = 8  # pairs per step, over all processes together
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: matrix products and convolutions
+    device: Literal["auto", "cpu"] = "auto"
+    workers: NonNegativeInt = 2  # loader processes, per process of training
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0  # of weights, pairs, crops and dropout
+    log_every: Count = 20  # steps
 
     def __post_init__(self) -> None:
-        check_choice("scheme", self.scheme, ("rqi", "mos"))
-        check_choice("precision", self.precision, ("fp32", "bf16"))
-        check_choice("device", self.device, ("auto", "cpu"))
-        for name in ("epochs", "batch", "log_every"):
-            as_int(name, getattr(self, name), minimum=1)
         if self.scheme == "mos" and self.pairs != PairsConfig():
-            raise InputError("pairs: belongs to scheme 'rqi'; scheme 'mos' learns each image's own score.")
+            raise InputError("pairs: belongs to scheme rqi; scheme mos learns the score of each image.")
 
     @property
     def select(self) -> str:
@@ -306,7 +166,8 @@ class TrainingConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as they stand in YAML."""
-        return {key: _plain(value) for key, value in dataclasses.asdict(self).items()}
+        plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self, enc_hook=str))
+        return plain
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConfig:
@@ -320,14 +181,76 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConf
         The checked configuration.
 
     Raises:
-        InputError: not there, no YAML, an unknown key (with the nearest known one), or a value that cannot be.
+        InputError: the file is missing or not YAML, a key is unknown (with the nearest known one) or missing, or a
+            value is not allowed.
     """
-    return read_typed(TrainingConfig, path, overrides)
+    path = as_path(path)
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
+    content = _parsed(text, str(path))
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: got {type(content).__name__}, expected sections such as 'critic:' and 'data:'.")
+    for override in overrides:
+        _set(content, override)
+    try:
+        # strict=False: YAML leaves numbers such as 1e-4 as text.
+        return msgspec.convert(content, TrainingConfig, strict=False, dec_hook=_decoded)
+    except msgspec.ValidationError as error:
+        own = error.__cause__ if isinstance(error.__cause__, InputError) else None
+        raise InputError(str(own) if own else _explained(str(error), content)) from None
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return str(value) if isinstance(value, Path) else value
+def _parsed(text: str | bytes, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # ValueError: a date such as 2001-99-99
+        raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _set(content: dict[str, Any], override: str) -> None:
+    name, equals, value = override.partition("=")
+    if not equals or not name:
+        raise InputError(f"--set: got {override!r}, expected section.key=value, such as objective.loss=l1.")
+    *sections, key = name.split(".")
+    place = content
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise InputError(f"--set {override}: '{section}' is a value, not a section.")
+    place[key] = _parsed(value, f"--set {override}")
+
+
+def _decoded(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str):
+        return as_path(value)
+    raise TypeError("Expected a path")
+
+
+def _explained(error: str, content: Mapping[str, Any]) -> str:
+    """Message of msgspec (``what - at `$.place` ``) with the dotted key first, the value and the nearest name."""
+    what, _, place = error.partition(" - at ")
+    place = re.sub(r"^(`key` in )?`\$\.?|`$", "", place)
+    field = re.fullmatch(r"Object (contains unknown|missing required) field `(.*)`", what)
+    if field and field[1].startswith("missing"):
+        return f"{f'{place}.' if place else ''}{field[2]}: is missing; it has no default."
+    if field:
+        return f"{place or 'the training file'}: unknown key '{field[2]}'.{nearest(field[2], _known_names(place))}"
+    value: Any = content
+    for key in filter(None, re.sub(r"\[.*", "", place).split(".")):
+        value = value.get(key) if isinstance(value, Mapping) else value
+    if what.startswith("Invalid enum value"):
+        return f"{place}: got {value!r}.{nearest(str(value), _known_names(place))}"
+    expected = what.partition(", got `")[0]
+    return f"{place or 'the training file'}: {expected[0].lower()}{expected[1:]}; got {repr(value)[:80]}."
+
+
+def _known_names(place: str) -> Sequence[str]:
+    """Keys of a section, or the names that a value may have."""
+    hint: Any = TrainingConfig
+    for name in filter(None, place.split(".")):
+        hint = get_type_hints(hint)[name]
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return hint.__struct_fields__
+    return [name for option in (hint, *get_args(hint)) if get_origin(option) is Literal for name in get_args(option)]

@@ -1,222 +1,169 @@
 """Which two images a training step compares, and the label of the comparison.
 
-Every draw is a function of (seed, epoch, index) alone: the same after an interruption, for any number of loader workers
+Every pair is a function of (seed, epoch, index) alone: the same after an interruption, for any number of loader workers
 and processes.
 
-Source: RQI, arXiv 2503.13074, training scheme (ordered pairs of one scene, arbitrary distortions, label q_i - q_j).
+Source: RQI, arXiv 2503.13074, training scheme (ordered pairs of one content, any distortions, label q_i - q_j).
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.lab.data.labels import LabelSet
 from sr_perceptual_loss.lab.data.scale import ScoreScale
+from sr_perceptual_loss.lab.training.config import PairsConfig
 
-__all__ = ["Comparison", "Draws", "OpinionDraws", "ScenePairDraws", "VoteDraws", "generator_for"]
-
-# The pristine picture as a member of its scene has no distortion type of its own.
-PRISTINE = "(pristine)"
+__all__ = ["ContentPairs", "ShuffledPairs", "TrainingPair", "opinion_pairs", "pair_generator", "vote_pairs"]
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One training sample.
+class TrainingPair:
+    """One comparison."""
 
-    Attributes:
-        judged: first image.
-        reference: second image.
-        label: what the critic should say.
-    """
-
-    judged: Path
+    image: Path  # is scored
     reference: Path
-    label: float
+    label: float  # score that the critic should give
 
 
-def generator_for(seed: int, epoch: int, index: int, purpose: int) -> np.random.Generator:
-    """A private generator for one draw; ``purpose`` keeps pairs and crops independent."""
+def pair_generator(seed: int, epoch: int, index: int, purpose: int) -> np.random.Generator:
+    """Random numbers of one pair; ``purpose`` keeps pairs and crops independent."""
     return np.random.default_rng([seed, epoch, index, purpose])
 
 
-class Draws(ABC):
-    """A number of comparisons per epoch."""
+class _Version(NamedTuple):
+    """One version of a content; the score is scaled."""
 
-    @abstractmethod
-    def __len__(self) -> int:
-        """Comparisons per epoch."""
-
-    @abstractmethod
-    def draw(self, epoch: int, index: int) -> Comparison:
-        """Comparison ``index`` of ``epoch``."""
+    path: Path
+    score: float
+    distortion: str
 
 
-class ScenePairDraws(Draws):
-    """Ordered pairs of two versions of one scene; label = difference of their scaled scores.
+class ContentPairs:
+    """Ordered pairs of two versions of one content; label = difference of their scaled scores.
 
-    A scene is drawn, then an ordered pair of it, each uniformly; both orders are equally likely.
+    A content is drawn, then an ordered pair of it, each uniformly; both orders are equally likely.
 
     Args:
-        labels: training scenes.
+        labels: training contents.
         scale: from scores to [0, 1].
         seed: of the draws.
-        same_distortion: only pairs of one distortion type.
-        pristine: score of the pristine picture as a member of its scene, already scaled; None leaves it out.
-        pristine_share: share of pairs of which one is the pristine picture; None for what its membership gives.
-        per_epoch: draws per epoch; None for one per rated image.
+        options: see :class:`~sr_perceptual_loss.lab.training.config.PairsConfig`.
 
     Raises:
-        InputError: no scene has a pair.
+        InputError: no content has a pair, or options that do not fit together or to the labels.
+    """
+
+    def __init__(self, labels: LabelSet, scale: ScoreScale, *, seed: int, options: PairsConfig) -> None:
+        if options.pristine_share is not None and options.pristine is None:
+            raise InputError(
+                "pairs.pristine_share: needs pairs.pristine, the score of the reference image (such as 1.0)."
+            )
+        if not labels.comparable_across_contents and options.pristine is not None:
+            raise InputError(f"pairs.pristine: {labels.name} scales its scores per content; leave it null.")
+        self.seed, self.options = seed, options
+        contents: dict[str, list[_Version]] = defaultdict(list)
+        references: dict[str, Path] = {}
+        for image in labels.rated:
+            contents[image.content].append(_Version(image.dist, scale.to_unit(image.score), image.distortion))
+            references[image.content] = image.ref
+        self._contents = [(references[name], tuple(contents[name])) for name in sorted(contents)]
+        if options.pristine is not None and options.pristine_share is None:
+            for name, reference in references.items():
+                contents[name].append(_Version(reference, options.pristine, "(pristine)"))
+        self._groups = [groups for name in sorted(contents) if (groups := self._grouped(contents[name]))]
+        if not self._groups:
+            kind = " of one distortion type" if options.same_distortion else ""
+            raise InputError(f"{labels.name}: no content has two images{kind}; scheme rqi needs pairs of one content.")
+        self._length = options.per_epoch or len(labels.rated)
+
+    def _grouped(self, versions: Sequence[_Version]) -> list[list[_Version]]:
+        """Groups of a content inside which pairs are drawn."""
+        groups: dict[str, list[_Version]] = defaultdict(list)
+        for version in versions:
+            groups[version.distortion if self.options.same_distortion else ""].append(version)
+        return [groups[key] for key in sorted(groups) if len(groups[key]) > 1]
+
+    def __len__(self) -> int:
+        """Pairs per epoch."""
+        return self._length
+
+    def pair(self, epoch: int, index: int) -> TrainingPair:
+        """A pair; a function of (seed, epoch, index)."""
+        random = pair_generator(self.seed, epoch, index, 0)
+        share, pristine = self.options.pristine_share, self.options.pristine
+        if share is not None and pristine is not None and random.random() < share:
+            return self._with_pristine(random, pristine)
+        groups = self._groups[random.integers(len(self._groups))]
+        # Weighted by their number of pairs, so that every ordered pair of the content is equally likely.
+        sizes = np.array([len(group) * (len(group) - 1) for group in groups], dtype=np.float64)
+        group = groups[random.choice(len(groups), p=sizes / sizes.sum())]
+        first, second = (group[i] for i in random.choice(len(group), size=2, replace=False))
+        return TrainingPair(first.path, second.path, first.score - second.score)
+
+    def _with_pristine(self, random: np.random.Generator, pristine: float) -> TrainingPair:
+        """A version and its reference image, in either order."""
+        reference, versions = self._contents[random.integers(len(self._contents))]
+        version = versions[random.integers(len(versions))]
+        if random.random() < 0.5:
+            return TrainingPair(version.path, reference, version.score - pristine)
+        return TrainingPair(reference, version.path, pristine - version.score)
+
+
+class ShuffledPairs:
+    """Given pairs in a random order; all come once before any comes again.
+
+    Args:
+        pairs: at least one.
+        seed: of the order.
+        per_epoch: pairs per epoch; None for each once.
+        both_orders: half of the pairs are swapped, with the label negated.
     """
 
     def __init__(
-        self,
-        labels: LabelSet,
-        scale: ScoreScale,
-        *,
-        seed: int,
-        same_distortion: bool = False,
-        pristine: float | None = None,
-        pristine_share: float | None = None,
-        per_epoch: int | None = None,
+        self, pairs: Sequence[TrainingPair], *, seed: int, per_epoch: int | None = None, both_orders: bool = False
     ) -> None:
-        if pristine_share is not None and pristine is None:
-            raise InputError(
-                "pairs.pristine_share: needs pairs.pristine, the score of the pristine picture (such as 1.0)."
-            )
-        if not labels.comparable_across_scenes and pristine is not None:
-            raise InputError(f"pairs.pristine: {labels.name} scales its scores per scene; leave it null.")
-        self.seed = seed
-        scenes: dict[str, list[tuple[Path, float, str]]] = defaultdict(list)
-        references: dict[str, Path] = {}
-        for image in labels.rated:
-            scenes[image.scene].append((image.dist, scale.to_unit(image.score), image.distortion))
-            references[image.scene] = image.ref
-        self._share, self._pristine = pristine_share, pristine
-        self._references = [references[scene] for scene in sorted(scenes)]
-        self._members = [scenes[scene] for scene in sorted(scenes)]
-        if pristine is not None and pristine_share is None:
-            for scene, ref in references.items():
-                scenes[scene].append((ref, pristine, PRISTINE))
-        self._groups = self._grouped(scenes, same_distortion)
-        if not self._groups:
-            kind = " of one distortion type" if same_distortion else ""
-            raise InputError(f"{labels.name}: no scene has two images{kind}; the RQI scheme needs pairs of one scene.")
-        self._length = per_epoch or len(labels.rated)
-
-    @staticmethod
-    def _grouped(
-        scenes: dict[str, list[tuple[Path, float, str]]], same_distortion: bool
-    ) -> list[list[list[tuple[Path, float, str]]]]:
-        """Scene -> groups inside which pairs are drawn -> members."""
-        result = []
-        for scene in sorted(scenes):
-            groups: dict[str, list[tuple[Path, float, str]]] = defaultdict(list)
-            for member in scenes[scene]:
-                groups[member[2] if same_distortion else ""].append(member)
-            usable = [groups[key] for key in sorted(groups) if len(groups[key]) > 1]
-            if usable:
-                result.append(usable)
-        return result
-
-    def __len__(self) -> int:
-        """Draws per epoch."""
-        return self._length
-
-    def draw(self, epoch: int, index: int) -> Comparison:
-        """A pair; a function of (seed, epoch, index)."""
-        random = generator_for(self.seed, epoch, index, 0)
-        if self._share is not None and self._pristine is not None and random.random() < self._share:
-            return self._with_pristine(random, self._pristine)
-        groups = self._groups[random.integers(len(self._groups))]
-        # Weighted by their number of pairs, so that every ordered pair of the scene is equally likely.
-        sizes = np.array([len(group) * (len(group) - 1) for group in groups], dtype=np.float64)
-        group = groups[random.choice(len(groups), p=sizes / sizes.sum())]
-        first, second = random.choice(len(group), size=2, replace=False)
-        (judged, high, _), (reference, low, _) = group[first], group[second]
-        return Comparison(judged, reference, high - low)
-
-    def _with_pristine(self, random: np.random.Generator, pristine: float) -> Comparison:
-        """A version and its pristine picture, in either order."""
-        scene = random.integers(len(self._references))
-        members, reference = self._members[scene], self._references[scene]
-        image, score, _ = members[random.integers(len(members))]
-        if random.random() < 0.5:
-            return Comparison(image, reference, score - pristine)
-        return Comparison(reference, image, pristine - score)
-
-
-class VoteDraws(Draws):
-    """Compared pairs, in either order; label = 2 p - 1, p the share of people who prefer the first image.
-
-    Args:
-        labels: training scenes.
-        seed: of the draws.
-        per_epoch: draws per epoch; None for one per vote.
-    """
-
-    def __init__(self, labels: LabelSet, *, seed: int, per_epoch: int | None = None) -> None:
-        self.seed, self.votes = seed, labels.votes
-        self._shuffle = _Shuffle(len(self.votes), seed)
-        self._length = per_epoch or len(self.votes)
-
-    def __len__(self) -> int:
-        """Draws per epoch."""
-        return self._length
-
-    def draw(self, epoch: int, index: int) -> Comparison:
-        """A vote in a random order; all votes come once before any comes again."""
-        random = generator_for(self.seed, epoch, index, 0)
-        vote = self.votes[self._shuffle.at(epoch, index)]
-        label = 2 * vote.probability - 1
-        return Comparison(vote.a, vote.b, label) if random.random() < 0.5 else Comparison(vote.b, vote.a, -label)
-
-
-class OpinionDraws(Draws):
-    """Each rated image once per epoch, against its reference; label = its opinion score.
-
-    Args:
-        labels: training scenes.
-        scale: from scores to labels.
-        seed: of the shuffle.
-    """
-
-    def __init__(self, labels: LabelSet, scale: ScoreScale | None, *, seed: int) -> None:
-        if not labels.rated:
-            raise InputError(f"{labels.name}: has no opinion scores (only votes); use scheme: rqi.")
-        self._shuffle = _Shuffle(len(labels.rated), seed)
-        self._items: Sequence[Comparison] = [
-            Comparison(r.dist, r.ref, scale.to_unit(r.score) if scale else r.score) for r in labels.rated
-        ]
-
-    def __len__(self) -> int:
-        """Number of rated images."""
-        return len(self._items)
-
-    def draw(self, epoch: int, index: int) -> Comparison:
-        """Image ``index`` of the epoch's shuffle."""
-        return self._items[self._shuffle.at(epoch, index)]
-
-
-class _Shuffle:
-    """Item after item in a random order, all before any comes again; a function of (seed, epoch, index)."""
-
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed = count, seed
+        self.pairs, self.seed, self.both_orders = pairs, seed, both_orders
+        self._length = per_epoch or len(pairs)
         self._round: tuple[int, int] = (-1, -1)
         self._order: np.ndarray = np.empty(0, dtype=np.int64)
 
-    def at(self, epoch: int, index: int) -> int:
-        """Where ``index`` lands in the epoch's permutation; beyond ``count`` a further permutation begins."""
-        current = (epoch, index // self.count)
+    def __len__(self) -> int:
+        """Pairs per epoch."""
+        return self._length
+
+    def pair(self, epoch: int, index: int) -> TrainingPair:
+        """A pair; a function of (seed, epoch, index)."""
+        current = (epoch, index // len(self.pairs))
         if current != self._round:
             self._round = current
-            self._order = np.random.default_rng([self.seed, *current, 1]).permutation(self.count)
-        return int(self._order[index % self.count])
+            self._order = np.random.default_rng([self.seed, *current, 1]).permutation(len(self.pairs))
+        pair = self.pairs[int(self._order[index % len(self.pairs)])]
+        if self.both_orders and pair_generator(self.seed, epoch, index, 0).random() >= 0.5:
+            return TrainingPair(pair.reference, pair.image, -pair.label)
+        return pair
+
+
+def vote_pairs(labels: LabelSet, *, seed: int, per_epoch: int | None = None) -> ShuffledPairs:
+    """Compared pairs; label = 2 p - 1, p the share of people who prefer the first image."""
+    pairs = [TrainingPair(vote.a, vote.b, 2 * vote.probability - 1) for vote in labels.votes]
+    return ShuffledPairs(pairs, seed=seed, per_epoch=per_epoch, both_orders=True)
+
+
+def opinion_pairs(labels: LabelSet, scale: ScoreScale | None, *, seed: int) -> ShuffledPairs:
+    """Rated images against their references; label = the score, scaled unless ``scale`` is None.
+
+    Raises:
+        InputError: the label set contains votes only.
+    """
+    if not labels.rated:
+        raise InputError(f"{labels.name}: has no opinion scores (only votes); use scheme: rqi.")
+    pairs = [TrainingPair(r.dist, r.ref, scale.to_unit(r.score) if scale else r.score) for r in labels.rated]
+    return ShuffledPairs(pairs, seed=seed)

@@ -1,8 +1,8 @@
-"""From a drawn comparison to tensors: resize, aligned crop, flips; both images alike."""
+"""Image pairs of a training step: decoding, resizing, aligned crop, flips; both images alike."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,25 +12,19 @@ from torch.utils.data import Dataset
 
 from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.lab.data.images import ImageCache
-from sr_perceptual_loss.lab.training.pairs import Draws, generator_for
+from sr_perceptual_loss.lab.training.config import InputConfig
+from sr_perceptual_loss.lab.training.pairs import ContentPairs, ShuffledPairs, pair_generator
 
 __all__ = ["Batch", "Samples", "aligned_crop", "collate", "resize"]
 
 
 class Batch(NamedTuple):
-    """A training step's input.
+    """Input of a training step."""
 
-    Attributes:
-        judged: (N, 3, H, W) in [0, 1].
-        reference: same shape.
-        label: (N,).
-        number: (N,) numbers of the draws, to find a sample again.
-    """
-
-    judged: Tensor
-    reference: Tensor
-    label: Tensor
-    number: Tensor
+    image: Tensor  # (N, 3, H, W) in [0, 1]
+    reference: Tensor  # same shape
+    label: Tensor  # (N,)
+    pair_index: Tensor  # (N,) indices of the pairs in the epoch
 
 
 def resize(image: Tensor, side: int) -> Tensor:
@@ -39,24 +33,21 @@ def resize(image: Tensor, side: int) -> Tensor:
 
 
 def aligned_crop(
-    first: Tensor, second: Tensor, side: int | None, flip: str, random: np.random.Generator
+    image: Tensor, reference: Tensor, side: int | None, flip: str, random: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """The same square of both images, flipped in the same way.
+    """The same random square of two images (3, H, W), flipped in the same way.
 
     Args:
-        first: (3, H, W).
-        second: (3, H, W).
+        image: first image.
+        reference: second image.
         side: of the square, at most min(H, W); None for the whole image.
         flip: "none", "horizontal" or "both".
         random: decides place and flips.
-
-    Returns:
-        Two tensors (3, side, side), or (3, H, W).
     """
-    height, width = first.shape[-2:]
+    height, width = image.shape[-2:]
     # All are drawn in every case, so that one option does not shift the random numbers of another.
     place, flips = random.random(2), random.random(2) < 0.5
-    images = torch.stack([first, second])
+    images = torch.stack([image, reference])
     if side is not None:
         top, left = (int(p * (length - side + 1)) for p, length in zip(place, (height, width), strict=True))
         images = images[..., top : top + side, left : left + side]
@@ -68,63 +59,52 @@ def aligned_crop(
 
 
 class Samples(Dataset[tuple[Tensor, Tensor, float, int]]):
-    """The comparisons of one epoch as tensors; call :meth:`choose_epoch` before each epoch.
+    """The pairs of one epoch as tensors; call :meth:`choose_epoch` before each epoch.
 
     Args:
-        draws: what is compared.
+        pairs: what is compared.
+        options: resizing, flips and cache.
         seed: of crops and flips.
         side: of the aligned random crop; None for whole images.
         exact: True if a smaller image is an error (critics of one size); else it is used whole where it is smaller.
-        resize_to: side to which images are resized first; None for their own size.
-        flip: "none", "horizontal" or "both".
-        cache: megabytes of decoded images that are kept.
     """
 
     def __init__(
-        self,
-        draws: Draws,
-        *,
-        seed: int,
-        side: int | None,
-        exact: bool,
-        resize_to: int | None,
-        flip: str,
-        cache: float = 0.0,
+        self, pairs: ContentPairs | ShuffledPairs, options: InputConfig, *, seed: int, side: int | None, exact: bool
     ) -> None:
-        self.draws, self.seed, self.side, self.exact = draws, seed, side, exact
-        self.resize_to, self.flip = resize_to, flip
-        self._images = ImageCache(cache)
+        self.pairs, self.options, self.seed, self.side, self.exact = pairs, options, seed, side, exact
+        self._images = ImageCache(options.cache)
         self.epoch = 0
 
     # Not named set_epoch: Accelerate would call that with its own count, which begins at 0 in a continued run.
     def choose_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose draws are given."""
+        """Choose the epoch whose pairs are given."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Draws per epoch."""
-        return len(self.draws)
+        """Pairs per epoch."""
+        return len(self.pairs)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, float, int]:
-        """(judged, reference, label, index)."""
-        item = self.draws.draw(self.epoch, index)
-        first, second = self._images.read(item.judged), self._images.read(item.reference)
-        if first.shape != second.shape:
-            sizes = " and ".join(f"{i.shape[2]}x{i.shape[1]}" for i in (first, second))
-            raise InputError(f"{item.judged} and {item.reference} differ in size (width x height): {sizes}.")
-        if self.resize_to is not None:
-            first, second = resize(first, self.resize_to), resize(second, self.resize_to)
-        side = self.side
-        if side is not None and min(first.shape[-2:]) < side:
+        """(image, reference, label, index)."""
+        pair = self.pairs.pair(self.epoch, index)
+        image, reference = self._images.read(pair.image), self._images.read(pair.reference)
+        if image.shape != reference.shape:
+            sizes = " and ".join(f"{i.shape[2]}x{i.shape[1]}" for i in (image, reference))
+            raise InputError(f"{pair.image} and {pair.reference} differ in size (width x height): {sizes}.")
+        if self.options.resize is not None:
+            image, reference = (resize(i, self.options.resize) for i in (image, reference))
+        side, shorter = self.side, min(image.shape[-2:])
+        if side is not None and shorter < side:
             if self.exact:
                 raise InputError(
-                    f"{item.judged}: {first.shape[2]}x{first.shape[1]} pixels (width x height), smaller than the "
+                    f"{pair.image}: {image.shape[2]}x{image.shape[1]} pixels (width x height), smaller than the "
                     f"critic's input {side}. Set input.resize, or build a smaller network (critic.config)."
                 )
-            side = min(first.shape[-2:])
-        random = generator_for(self.seed, self.epoch, index, 1)
-        first, second = aligned_crop(first, second, side, self.flip, random)
-        return first, second, item.label, index
+            side = shorter
+        random = pair_generator(self.seed, self.epoch, index, 1)
+        image, reference = aligned_crop(image, reference, side, self.options.flip, random)
+        return image, reference, pair.label, index
 
 
 def collate(samples: list[tuple[Tensor, Tensor, float, int]]) -> Batch:
@@ -138,10 +118,7 @@ def collate(samples: list[tuple[Tensor, Tensor, float, int]]) -> Batch:
         raise InputError(
             f"images of different sizes in one batch: {sorted(sizes)}; set input.crop or input.resize, or batch: 1."
         )
-    columns: Any = list(zip(*samples, strict=True))
+    images, references, labels, indices = (list(column) for column in zip(*samples, strict=True))
     return Batch(
-        torch.stack(columns[0]),
-        torch.stack(columns[1]),
-        torch.tensor(columns[2], dtype=torch.float32),
-        torch.tensor(columns[3]),
+        torch.stack(images), torch.stack(references), torch.tensor(labels, dtype=torch.float32), torch.tensor(indices)
     )

@@ -1,13 +1,13 @@
-"""How well a critic agrees with the validation scenes, shared out over all processes."""
+"""How well a critic agrees with people on the validation contents, shared out over all processes."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from sr_perceptual_loss.critics.base import Critic
 from sr_perceptual_loss.errors import InputError
@@ -22,34 +22,32 @@ __all__ = ["ValidationItem", "summarise", "validation_items", "validation_scores
 
 @dataclass(frozen=True)
 class ValidationItem:
-    """One judged pair.
+    """One pair to score."""
 
-    Attributes:
-        scene: its scene.
-        first: image judged.
-        second: image it is judged against.
-        target: what people say: the opinion score, or 2 p - 1 of a vote.
-    """
-
-    scene: str
-    first: Path
-    second: Path
-    target: float
+    content: str
+    image: Path
+    reference: Path
+    target: float  # the opinion score, or 2 p - 1 of a vote
 
 
 def validation_items(labels: LabelSet, limit: int | None) -> list[ValidationItem]:
     """Rated images against their references; compared pairs where a set has votes only.
 
     Args:
-        labels: validation scenes.
+        labels: validation contents.
         limit: at most so many, evenly spaced; None for all.
+
+    Raises:
+        InputError: fewer than two.
     """
     if labels.rated:
-        items = [ValidationItem(r.scene, r.dist, r.ref, r.score) for r in labels.rated]
+        items = [ValidationItem(r.content, r.dist, r.ref, r.score) for r in labels.rated]
     else:
-        items = [ValidationItem(v.scene, v.a, v.b, 2 * v.probability - 1) for v in labels.votes]
+        items = [ValidationItem(v.content, v.a, v.b, 2 * v.probability - 1) for v in labels.votes]
     if limit is not None and limit < len(items):
         items = [items[i * len(items) // limit] for i in range(limit)]
+    if len(items) < 2:
+        raise InputError(f"validation needs at least two images, got {len(items)}.")
     return items
 
 
@@ -64,7 +62,7 @@ def validation_scores(
     rank: int = 0,
     ranks: int = 1,
 ) -> list[tuple[int, float]]:
-    """(number of the item, score) of this process's share; a score depends on the item alone.
+    """(index of the item, score) of this process's share; a score depends on the item alone.
 
     Args:
         critic: in eval mode.
@@ -78,45 +76,38 @@ def validation_scores(
     """
     device = next(critic.parameters()).device
     scores = []
-    for number in range(rank, len(items), ranks):
-        item = items[number]
-        first, second = (_read(path, resize_to).to(device) for path in (item.first, item.second))
+    for index in range(rank, len(items), ranks):
+        images = [read_image(path) for path in (items[index].image, items[index].reference)]
+        if resize_to is not None:
+            images = [resize(image, resize_to) for image in images]
+        image, reference = (i.to(device) for i in images)
         with torch.no_grad():
-            scores.append((number, score_pair(critic, first, second, protocol, seed=seed, crop_size=crop)))
+            scores.append((index, score_pair(critic, image, reference, protocol, seed=seed, crop_size=crop)))
     return scores
 
 
-def _read(path: Path, resize_to: int | None) -> Tensor:
-    image = read_image(path)
-    return image if resize_to is None else resize(image, resize_to)
-
-
 def summarise(items: Sequence[ValidationItem], scores: Sequence[float]) -> dict[str, float]:
-    """Rank correlation over all items and as the mean over scenes.
+    """Rank correlation over all items and as the mean over contents.
 
     Args:
-        items: all items.
+        items: at least two.
         scores: one each.
 
     Returns:
-        ``srcc``, ``srcc_mean`` (scenes where either side is constant are left out; NaN if that leaves none).
-
-    Raises:
-        InputError: fewer than two items.
+        ``srcc``, ``srcc_mean`` (without contents where either side is constant; NaN if that leaves none). Both are 0 if
+        all scores are equal.
     """
-    if len(items) < 2:
-        raise InputError(f"validation needs at least two images, got {len(items)}.")
-    by_scene: dict[str, list[int]] = {}
-    for number, item in enumerate(items):
-        by_scene.setdefault(item.scene, []).append(number)
+    contents: dict[str, list[int]] = defaultdict(list)
+    for index, item in enumerate(items):
+        contents[item.content].append(index)
     means = []
-    for numbers in by_scene.values():
-        targets, given = [items[n].target for n in numbers], [scores[n] for n in numbers]
-        if len(set(targets)) > 1 and len(set(given)) > 1:
-            means.append(srcc(given, targets))
-    constant = len(set(scores)) == 1
+    for indices in contents.values():
+        targets, predicted = [items[i].target for i in indices], [scores[i] for i in indices]
+        if len(set(targets)) > 1 and len(set(predicted)) > 1:
+            means.append(srcc(predicted, targets))
+    if len(set(scores)) == 1:
+        return {"srcc": 0.0, "srcc_mean": 0.0}
     return {
-        # A network that says the same of every image agrees with nobody.
-        "srcc": 0.0 if constant else srcc(scores, [item.target for item in items]),
-        "srcc_mean": sum(means) / len(means) if means else (0.0 if constant else float("nan")),
+        "srcc": srcc(scores, [item.target for item in items]),
+        "srcc_mean": sum(means) / len(means) if means else float("nan"),
     }

@@ -1,0 +1,290 @@
+"""Our weights file: one safetensors file per critic that describes itself in its header.
+
+Nothing is ever unpickled. A file is written under a temporary name and moved into place, so there are no half files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sr_perceptual_loss import __version__
+from sr_perceptual_loss.checks import as_path
+from sr_perceptual_loss.errors import InputError, WeightsError
+from sr_perceptual_loss.weights.manifest import COMMERCIAL_USE
+from sr_perceptual_loss.weights.matching import Storable, Suggest, load_state, refuse_non_finite, stored_entries
+
+__all__ = [
+    "SUFFIX",
+    "WeightsFile",
+    "atomic_path",
+    "first_bytes",
+    "load_weights",
+    "read",
+    "read_header",
+    "save",
+    "sha256_of",
+    "unpack",
+]
+
+SUFFIX = ".safetensors"
+FORMAT = "1"
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A weights file in memory.
+
+    Attributes:
+        path: where it was read from.
+        critic: name of the critic it belongs to.
+        config: constructor arguments of that critic.
+        state: entries of its state dict, without aliases.
+        metadata: the whole header, ``srpl.*`` keys.
+        sha256: of the file.
+    """
+
+    path: Path
+    critic: str
+    config: dict[str, Any]
+    state: dict[str, Tensor]
+    metadata: dict[str, str]
+    sha256: str
+
+
+def read(path: str | Path) -> WeightsFile:
+    """Read a ``.safetensors`` file written by :func:`save`.
+
+    Args:
+        path: the file; ``~`` is expanded.
+
+    Returns:
+        Its content; not yet compared with a network.
+
+    Raises:
+        WeightsError: not found, not ours, damaged, or a format that could run code when opened.
+    """
+    path = as_path(path)
+    metadata = read_header(path)
+    config = _parse_config(path, metadata.get("srpl.config", "{}"))
+    return WeightsFile(path, metadata["srpl.critic"], config, unpack(path)[1], metadata, sha256_of(path))
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """The header of one of our files, all ``srpl.*`` keys; no tensor is read. Raises as :func:`read`."""
+    first_bytes(path)
+    if path.suffix != SUFFIX:
+        raise WeightsError(
+            f"{path}: got the suffix {path.suffix!r}, expected {SUFFIX}, since pickles such as .pth may run code when "
+            f"opened. Convert it once: srpl convert {path} --critic NAME"
+        )
+    metadata, entries = unpack(path, tensors=False)
+    if "srpl.format" not in metadata or "srpl.critic" not in metadata:
+        raise WeightsError(
+            f"{path}: a safetensors file, but not one of this package: 'srpl.format' or 'srpl.critic' is not in its "
+            f"header (entries: {', '.join([*entries][:5]) or 'none'}). To use it: srpl convert {path} --critic NAME"
+        )
+    if metadata["srpl.format"] != FORMAT:
+        raise WeightsError(
+            f"{path}: written in format {metadata['srpl.format']!r} by sr_perceptual_loss "
+            f"{metadata.get('srpl.version', '?')}; this version ({__version__}) reads format {FORMAT!r}: upgrade it."
+        )
+    return metadata
+
+
+def unpack(path: Path, *, tensors: bool = True) -> tuple[dict[str, str], dict[str, Any]]:
+    """Header and entries of any safetensors file (``tensors=False``: names only); raises unless it is whole."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            entries = {name: file.get_tensor(name) if tensors else None for name in file.keys()}  # noqa: SIM118
+            return dict(file.metadata() or {}), entries
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{path}: is not a whole safetensors file ({error}): cut short, damaged, or another format under this "
+            "name. Delete it and fetch or convert it again."
+        ) from None
+
+
+def first_bytes(path: Path) -> bytes:
+    """The first bytes of a file that may hold weights; raises if it is absent, a folder, empty or a web page."""
+    if not path.exists():
+        raise WeightsError(f"{path}: no such file. Give the path of an existing file, or a tag (see: srpl list).")
+    if path.is_dir():
+        raise WeightsError(f"{path}: is a folder, expected a file; give the path of the file inside it.")
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        raise WeightsError(f"{path}: is empty (0 bytes), probably an interrupted download or copy. Get it again.")
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<script")):
+        raise WeightsError(
+            f"{path}: is a web page (HTML), an error or login page that was saved instead of the file. Download the "
+            "file itself (on the hub: the /resolve/ address, not /blob/)."
+        )
+    return head
+
+
+def save(
+    critic: Storable,
+    path: str | Path,
+    *,
+    training: str = "",
+    training_data: str = "",
+    licence: str = "",
+    commercial_use: bool | None = None,
+    origin: str = "",
+    source_sha256: str = "",
+) -> str:
+    """Write a critic's weights as one self-contained file; an existing file is replaced in one step.
+
+    Args:
+        critic: the critic; its aliases are left out, since reading fills them in again.
+        path: file to write, ``.safetensors``; missing folders are made.
+        training: summary of how the weights were trained.
+        training_data: what they were trained on.
+        licence: licence of the weights.
+        commercial_use: True, False, or None where it is not stated.
+        origin: who made them, in one sentence.
+        source_sha256: SHA-256 of the checkpoint they were converted from.
+
+    Returns:
+        SHA-256 of the written file.
+
+    Raises:
+        WeightsError: NaN or infinity in the weights, or the place cannot be written.
+        InputError: another suffix, or constructor arguments that JSON cannot hold.
+    """
+    path = as_path(path)
+    if path.suffix != SUFFIX:
+        raise InputError(f"{path}: got the suffix {path.suffix!r}, expected a file name that ends in {SUFFIX}.")
+    metadata = {
+        "srpl.format": FORMAT,
+        "srpl.critic": critic.card.name,
+        "srpl.config": _config_text(critic),
+        "srpl.version": __version__,
+        "srpl.training": training,
+        "srpl.training_data": training_data,
+        "srpl.licence": licence,
+        "srpl.commercial_use": COMMERCIAL_USE[commercial_use],
+        "srpl.origin": origin,
+        "srpl.source_sha256": source_sha256,
+    }
+    state = stored_entries(critic)
+    refuse_non_finite(state, f"{critic.card.name} (not saved)")
+    # Cloned, since safetensors refuses tensors that share their storage.
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+    with atomic_path(path) as temporary:
+        save_file(state, temporary, metadata=metadata)
+    return sha256_of(path)
+
+
+def load_weights(critic: Storable, path: str | Path, *, suggest: Suggest | None = None) -> WeightsFile:
+    """Fill a critic with the weights of a file; every entry must fit.
+
+    Args:
+        critic: filled in place.
+        path: ``.safetensors`` file written by ``save_weights`` or ``srpl convert``.
+        suggest: names the critic that a set of keys looks like, for the error message.
+
+    Returns:
+        The file, for its metadata.
+
+    Raises:
+        WeightsError: damaged, of another critic, or of the same critic with other constructor arguments.
+    """
+    file = read(path)
+    name = critic.card.name
+    if file.critic != name:
+        raise WeightsError(f"{file.path} holds weights of the critic '{file.critic}', not '{name}'.")
+    config = _parse_config(file.path, _config_text(critic))
+    keys = sorted(key for key in {*file.config, *config} if file.config.get(key) != config.get(key))
+    if keys:
+        saved, built = (", ".join(f"{key}={c.get(key)!r}" for key in keys) for c in (file.config, config))
+        raise WeightsError(
+            f"{file.path}: saved with {saved}; this critic was built with {built}. Build it from the file instead: "
+            f"create_critic('{name}', weights='{file.path}')."
+        )
+    load_state(critic, file.state, source=str(file.path), suggest=suggest)
+    return file
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file; computed once per process as long as time stamp, size and inode stay the same."""
+    path = Path(path).resolve()
+    stat = path.stat()
+    return _sha256(path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+
+@functools.lru_cache
+def _sha256(path: Path, *_: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path``: moved over it if the block succeeds, removed if it fails.
+
+    Raises:
+        WeightsError: the place cannot be written, or the disk is full.
+    """
+    path = path.resolve()  # a link stays a link: the file that it points to is replaced
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
+        yield temporary
+        # safetensors makes its files readable for their owner only; a store may be shared, so the umask decides.
+        temporary.chmod(mode)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            f"{path}: cannot be written ({error}). Free some space, choose another path, or set SRPL_HOME to a folder "
+            "that can be written."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _config_text(critic: Storable) -> str:
+    try:
+        return json.dumps(critic.config, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{critic.card.name}: its constructor arguments cannot be stored ({error}); "
+            "they must be plain numbers, strings, booleans, lists and tuples."
+        ) from None
+
+
+def _parse_config(path: Path, text: str) -> dict[str, Any]:
+    """Constructor arguments from JSON; lists become the tuples they were."""
+    try:
+        config = json.loads(text)
+        return {key: _tuples(value) for key, value in config.items()}
+    except (ValueError, RecursionError, AttributeError) as error:
+        raise WeightsError(
+            f"{path}: 'srpl.config' in its header is not a JSON object ({error}). Convert or save it again."
+        ) from None
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
