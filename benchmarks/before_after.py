@@ -106,13 +106,13 @@ def dump(photographs: list[Path], weights: Path, out: Path, report: Callable[[st
             (gradient,) = torch.autograd.grad(value, sr)
             tensors[f"{name}|{path.stem}|value"] = value.detach().reshape(1)
             tensors[f"{name}|{path.stem}|gradient"] = gradient.contiguous()
-        report(f"{name}: last value {float(value):.6g}, norm of the gradient {float(gradient.norm()):.3g}")
+        report(f"{name}: last value {value.item():.6g}, norm of the gradient {float(gradient.norm()):.3g}")
     out.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, out)
 
 
 def compare(first: Path, second: Path) -> dict[tuple[str, str], float]:
-    """(loss, "value" or "gradient") -> largest relative difference over the photographs; inf where one file lacks it."""
+    """(loss, "value" or "gradient") -> largest relative difference; inf where one file lacks it."""
     a, b = load_file(first), load_file(second)
     found: dict[tuple[str, str], float] = {}
     for key in sorted(a.keys() | b.keys()):

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
+import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
@@ -25,20 +24,12 @@ from rich.progress import track
 import sr_perceptual_loss.integrations.basicsr_shim  # noqa: F401 - first, so that basicsr can be imported
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "examples"))
+
+from small_sr import image_pairs  # noqa: E402
+
 OUT = ROOT / "runs" / "bicubic_sets"
 SCALE = 4
-
-
-def pairs(data: Path, name: str) -> list[tuple[str, Path, Path]]:
-    """(name, LR, HR) of a test set; both layouts in ../shared/data."""
-    if name == "Set5":
-        folder = data / "Set5"
-        return [
-            (hr.stem, folder / "LR_bicubic" / "X4" / f"{hr.stem}x4.png", hr)
-            for hr in sorted((folder / "HR").glob("*.png"))
-        ]
-    files = sorted((data / f"{name}_x4").glob("*_SRF_4_HR.png"))
-    return [(hr.name.split("_SRF")[0], hr.with_name(hr.name.replace("_HR", "_LR")), hr) for hr in files]
 
 
 def prepare(data: Path, name: str) -> Path:
@@ -46,18 +37,13 @@ def prepare(data: Path, name: str) -> Path:
     from basicsr.utils.matlab_functions import imresize
 
     folder = OUT / name
-    found = pairs(data, name)
-    if not found:
-        raise SystemExit(f"{data}: no x4 images of {name}")
     for kind in ("SR", "HR", "LR"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
-    for stem, lr, hr in track(found, f"{name}: enlarging", transient=True):
-        # RGB, since some HR files are gray while their LR files are not.
-        image = np.array(Image.open(lr).convert("RGB")).astype(np.float64) / 255
-        large = (np.clip(imresize(image, SCALE), 0, 1) * 255).round().astype(np.uint8)
-        Image.fromarray(large).save(folder / "SR" / f"{stem}.png")
-        shutil.copyfile(hr, folder / "HR" / f"{stem}.png")
-        shutil.copyfile(lr, folder / "LR" / f"{stem}.png")
+    for stem, lr, hr in track(image_pairs(data / (name if name == "Set5" else f"{name}_x4")), f"{name}: enlarging"):
+        large = torch.from_numpy(imresize(lr[0].permute(1, 2, 0).double().numpy(), SCALE)).permute(2, 0, 1)[None]
+        for kind, image in {"SR": large, "HR": hr, "LR": lr}.items():
+            pixels = (image[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+            Image.fromarray(pixels).save(folder / kind / f"{stem}.png")
     return folder
 
 

@@ -1,11 +1,13 @@
-r"""RLFN x4 fine-tuned beside L1 with each critic at several shares, judged on four test sets, with crops to look at.
+r"""RLFN x4 fine-tuned with L1 and each critic at several shares, measured on four test sets, with crops to look at.
 
     python benchmarks/fine_tunes.py --data ../shared/data --critics haarpsi texture_stats --shares 0.3 0.5 0.7
+    python benchmarks/fine_tunes.py --data ../shared/data --critics 'texture_stats {"scales": 2}' --sets Set14
 
 The published network (row `start`) is trained on with L1 alone (`l1`, the control) and with L1 and a critic; `share`
-is the critic's part of the gradient's norm at the output. Prints one table per test set and writes summary.json and
-crops.png to runs/fine_tunes. Networks and numbers are kept as they are made; an interrupted run goes on. On one core:
-some minutes per training of 500 steps, and as much to judge each network on Urban100.
+is the critic's part of the gradient's norm at the output. Behind a name, JSON gives constructor arguments of the critic
+(variants of texture_stats). Prints one table per test set and writes summary.json and crops.png to runs/fine_tunes.
+Networks and numbers are kept; an interrupted run continues. On one core: some minutes per training of 500 steps, and as
+much to measure each network on Urban100.
 """
 
 from __future__ import annotations
@@ -18,18 +20,17 @@ import torch
 from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
-from robustness_lab.fine_tuning import Schedule, fine_tune, restore
-from robustness_lab.measures import measure
-from robustness_lab.photographs import Photographs, x4_pairs
-from robustness_lab.rlfn import RLFN
 from torch import Tensor, nn
+from trials.measures import measure
+from trials.networks import RLFN
+from trials.training import Photographs, Plan, fine_tune, image_pairs, restore, save
 
-from sr_perceptual_loss import CriticLoss
-from sr_perceptual_loss.critics.texture_stats.critic import TextureStats
+from sr_perceptual_loss import CriticLoss, create_critic
+from sr_perceptual_loss.critics.registry import critic_class
 
 SETS = {"Set5": "Set5", "Set14": "Set14_x4", "BSD100": "BSD100_x4", "Urban100": "Urban100_x4"}
 COLUMNS = ("psnr_y", "ssim_y", "haarpsi", "score", "hf_ratio", "peak_2", "peak_3", "peak_4", "lattice")
-#: (set, part of the picture's name, top, left) of the crops that are shown.
+#: (set, part of the image's name, top, left) of the crops that are shown.
 SHOWN = (
     ("Set14", "img_001", 150, 60),
     ("Set14", "img_003", 120, 150),
@@ -41,9 +42,13 @@ SHOWN = (
 SIDE = 128
 
 
-def trained(
-    name: str, critic: str | None, share: float, data: Path, plan: Schedule, out: Path, weights: str
-) -> nn.Module:
+def loss_of(critic: str) -> CriticLoss:
+    """The loss of `NAME` or `NAME {"argument": value}`."""
+    name, _, arguments = critic.partition(" ")
+    return CriticLoss(critic_class(name)(**json.loads(arguments)).eval() if arguments else name)
+
+
+def trained(name: str, critic: str | None, share: float, data: Path, plan: Plan, out: Path) -> nn.Module:
     """The network of one row, from the folder of results or trained now."""
     network = RLFN.published(data / "sr_weights" / "rlfn" / "rlfn_x4.pth")
     file = out / f"network-{name}-{plan.key()}.pt"
@@ -57,10 +62,9 @@ def trained(
         if step % 50 == 0:
             print(f"{name}: step {step}/{steps}, L1 {value:.4f}", flush=True)
 
-    loss = None if critic is None else CriticLoss(critic, weights=weights if critic == "rqi_lite" else "local")
+    loss = None if critic is None else loss_of(critic)
     fine_tune(network, loss, share, Photographs(data / "cid22_512_train"), plan, progress)
-    torch.save(network.state_dict(), file.with_suffix(".part"))
-    file.with_suffix(".part").replace(file)
+    save(network, file)
     return network
 
 
@@ -75,36 +79,34 @@ def crops(images: dict[str, Tensor], where: str) -> dict[str, Tensor]:
     return found
 
 
-def judged(name: str, network: nn.Module, where: str, data: Path, plan: Schedule, out: Path) -> dict[str, float]:
-    """Measures of one network on one test set, and its crops in a file of their own."""
-    file = out / f"judged-{name}-{where}-{plan.key()}.json"
+def measured(name: str, network: nn.Module, where: str, data: Path, plan: Plan, out: Path) -> dict[str, float]:
+    """Measures of one network on one test set; its crops go to a file."""
+    file = out / f"measured-{name}-{where}-{plan.key()}.json"
     if file.is_file():
         return dict(json.loads(file.read_text()))
-    pairs = x4_pairs(data / SETS[where])
-    images: dict[str, Tensor] = {}
-    for pair in pairs:
-        images.update(restore(network, [pair]))
+    pairs = image_pairs(data / SETS[where])
+    images = restore(network, pairs)
+    references = [(title, hr) for title, _, hr in pairs]
     torch.save(crops(images, where), out / f"crops-{name}-{where}.pt")
-    torch.save(crops({n: hr for n, _, hr in pairs}, where), out / f"crops-GT-{where}.pt")
-    found = measure(images, [(n, hr) for n, _, hr in pairs], TextureStats())
-    file.write_text(json.dumps(found, indent=1))
-    print(f"{where}, {name}: " + ", ".join(f"{c} {found[c]:.4g}" for c in COLUMNS), flush=True)
-    return found
+    torch.save(crops(dict(references), where), out / f"crops-GT-{where}.pt")
+    row = measure(images, references, create_critic("texture_stats"))
+    file.write_text(json.dumps(row, indent=1))
+    print(f"{where}, {name}: " + ", ".join(f"{c} {row[c]:.4g}" for c in COLUMNS), flush=True)
+    return row
 
 
 def sheet(names: list[str], sets: list[str], out: Path) -> None:
     """One column per network, GT first; one row per crop, enlarged twice."""
     columns = ["GT", *names]
-    held: dict[str, dict[str, Tensor]] = {n: {} for n in columns}
+    shown: dict[str, dict[str, Tensor]] = {name: {} for name in columns}
     for name in columns:
         for where in sets:
-            held[name].update(torch.load(out / f"crops-{name}-{where}.pt", weights_only=True))
-    rows = list(held["GT"])
+            shown[name].update(torch.load(out / f"crops-{name}-{where}.pt", weights_only=True))
     side = 2 * SIDE
-    picture = Image.new("RGB", (len(columns) * (side + 4), len(rows) * (side + 18)), "white")
+    picture = Image.new("RGB", (len(columns) * (side + 4), len(shown["GT"]) * (side + 18)), "white")
     for column, name in enumerate(columns):
-        for row, what in enumerate(rows):
-            crop = Image.fromarray(held[name][what].permute(1, 2, 0).contiguous().numpy())
+        for row, what in enumerate(shown["GT"]):
+            crop = Image.fromarray(shown[name][what].permute(1, 2, 0).contiguous().numpy())
             place = (column * (side + 4), row * (side + 18))
             picture.paste(crop.resize((side, side), Image.Resampling.NEAREST), (place[0], place[1] + 16))
             ImageDraw.Draw(picture).text(place, f"{name} {what}", fill="black")
@@ -115,7 +117,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with cid22_512_train, sr_weights, test sets")
     parser.add_argument("--critics", nargs="+", default=["haarpsi", "texture_stats"])
-    parser.add_argument("--weights", default="local", help="of rqi_lite: a .safetensors file")
     parser.add_argument("--shares", nargs="+", type=float, default=[0.3, 0.5, 0.7])
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--steps", type=int, default=500)
@@ -123,15 +124,16 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-4, help="Adam's, falling to a tenth along a cosine")
     parser.add_argument("--out", type=Path, default=Path("runs/fine_tunes"))
     options = parser.parse_args()
+    torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    plan = Schedule(steps=options.steps, batch=options.batch, rate=options.rate)
+    plan = Plan(steps=options.steps, batch=options.batch, rate=options.rate)
     jobs: list[tuple[str, str | None, float]] = [("start", None, 0.0), ("l1", None, 0.0)]
     jobs += [(f"{critic}-{share:g}", critic, share) for critic in options.critics for share in options.shares]
     summary: dict[str, dict[str, dict[str, float]]] = {where: {} for where in options.sets}
     for name, critic, share in jobs:
-        network = trained(name, critic, share, options.data, plan, options.out, options.weights).eval()
+        network = trained(name, critic, share, options.data, plan, options.out).eval()
         for where in options.sets:
-            summary[where][name] = judged(name, network, where, options.data, plan, options.out)
+            summary[where][name] = measured(name, network, where, options.data, plan, options.out)
     for where, rows in summary.items():
         table = Table("network", *COLUMNS, title=f"{where}; RLFN x4, {plan.steps} steps, batch {plan.batch}")
         for name, row in rows.items():
@@ -142,5 +144,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     main()

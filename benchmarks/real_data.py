@@ -10,20 +10,22 @@ Prints a table and writes runs/real_data/summary.json. Resumable.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
-spec = importlib.util.spec_from_file_location("demo", ROOT / "examples" / "demo.py")
-demo = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(demo)
+sys.path.append(str(ROOT / "examples"))
+
+import demo  # noqa: E402 - its network, training and measures
+from small_sr import image_pairs  # noqa: E402
 
 SETS = {"Set5": "Set5", "Set14": "Set14_x4", "BSD100": "BSD100_x4"}
 
@@ -47,33 +49,27 @@ def prepare(source: Path, out: Path) -> None:
     (out / "complete").write_text("ok\n")
 
 
-def pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """(LR, HR) files of a test set; both layouts in ../shared/data."""
-    found = [(p, p.with_name(p.name.replace("_LR", "_HR"))) for p in sorted(folder.glob("*_SRF_4_LR.png"))]
-    for hr in sorted((folder / "HR").glob("*.png")):
-        found += [(lr, hr) for lr in sorted((folder / "LR_bicubic" / "X4").glob(f"{hr.stem}*.png"))]
-    if not found:
-        raise SystemExit(f"{folder}: no x4 pairs found")
-    return found
-
-
-def evaluate(network: Path, sets: dict[str, list[tuple[Path, Path]]]) -> dict[str, dict[str, float]]:
+def evaluate(network: Path, sets: dict[str, list]) -> dict[str, dict[str, float]]:
     """Mean measures per test set."""
     loaded = demo.load_network("demo_cpu", network)
     means = {}
-    for name, files in sets.items():
+    for name, pairs in sets.items():
         rows = []
-        for lr, hr in files:
-            gt = np.array(Image.open(hr).convert("RGB"))
-            sr = demo.restore(loaded, lr)
-            height, width = (min(a, b) for a, b in zip(sr.shape[:2], gt.shape[:2], strict=True))
-            rows.append(demo.measure(sr[:height, :width], gt[:height, :width]))
+        for _, lr, hr in pairs:
+            with torch.no_grad():
+                sr = loaded(lr)[..., : hr.shape[-2], : hr.shape[-1]]
+            rows.append(demo.measure(*(image_bytes(image) for image in (sr, hr))))
         means[name] = {key: float(np.mean([r[key] for r in rows])) for key in demo.MEASURES}
     return means
 
 
+def image_bytes(image: torch.Tensor) -> np.ndarray:
+    """(1, 3, H, W) in [0, 1] -> (H, W, 3) uint8."""
+    return (image[0].clamp(0, 1).permute(1, 2, 0) * 255).round().byte().numpy()
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     arguments = parser.parse_args()
     console = Console()
@@ -87,7 +83,7 @@ def main() -> None:
     networks["after"] = demo.train("demo_cpu", console, name="real_data_critic", force=folders)
     pixel_only = [*folders, "train:losses=[{'type':'L1Loss','loss_weight':1.0,'reduction':'mean'}]"]
     networks["control"] = demo.train("demo_cpu", console, name="real_data_control", force=pixel_only)
-    sets = {name: pairs(arguments.data / folder) for name, folder in SETS.items()}
+    sets = {name: image_pairs(arguments.data / folder) for name, folder in SETS.items()}
     results = {stage: evaluate(path, sets) for stage, path in networks.items()}
     table = Table("test set", *(f"{title} {stage}" for title, _ in demo.MEASURES.values() for stage in results))
     for name, files in sets.items():

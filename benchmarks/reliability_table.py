@@ -4,7 +4,7 @@
     python benchmarks/reliability_table.py --slow          # with them
     python benchmarks/reliability_table.py --junit a.xml b.xml  # takes the results of runs made before
 
-A test belongs to the rows in its name: test_r07_identical_pair, test_r07_r08_flat_images. The texts of the rows are in
+A test belongs to the rows in its marker: @pytest.mark.fault(7, 8). The texts of the rows are in
 tests/reliability_rows.yml.
 """
 
@@ -29,12 +29,11 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ROOT / "tests"
 PAGE = ROOT / "docs" / "reliability.md"
-NAME = re.compile(r"test_((?:r\d\d_)+)")
 HEAD = """# The fault matrix
 
-What breaks losses of this kind, what must happen instead, and the tests that say so. Made by `make reliability`
-(`benchmarks/reliability_table.py`); do not edit. The rows are in `tests/reliability_rows.yml`; a test of row 7 is named
-`test_r07_...`.
+What breaks losses of this kind, what must happen instead, and the tests for it. Written by `make reliability`
+(`benchmarks/reliability_table.py`); do not edit. The rows are in `tests/reliability_rows.yml`; a test of rows 7 and 8
+has the marker `@pytest.mark.fault(7, 8)`.
 
 {summary}
 
@@ -64,21 +63,21 @@ class Outcome:
 
 
 def read_rows() -> list[dict[str, object]]:
-    """The rows in order: ``row``, ``area``, ``fault``, ``expectation``, and sometimes ``note``."""
+    """The rows in order: ``row``, ``area``, ``fault``, ``expectation``, sometimes ``note`` or ``supported: false``."""
     rows: list[dict[str, object]] = yaml.safe_load((TESTS / "reliability_rows.yml").read_text(encoding="utf-8"))
     return rows
 
 
 def tests_by_row(tests: Path = TESTS) -> dict[int, list[str]]:
-    """Row -> ``losses/test_inputs.py::test_r07_...``, in the order of files and lines; read, not imported."""
+    """Row -> ``losses/test_inputs.py::test_...``, in the order of files and lines; read, not imported."""
     found: dict[int, list[str]] = {}
     for path in sorted(tests.rglob("test_*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
-        for function in functions:
-            match = NAME.match(function)
-            for number in re.findall(r"\d\d", match[1]) if match else ():
-                found.setdefault(int(number), []).append(f"{path.relative_to(tests).as_posix()}::{function}")
+        for function in ast.parse(path.read_text(encoding="utf-8")).body:
+            for mark in function.decorator_list if isinstance(function, ast.FunctionDef) else ():
+                if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.fault":
+                    for row in mark.args:
+                        name = f"{path.relative_to(tests).as_posix()}::{function.name}"
+                        found.setdefault(ast.literal_eval(row), []).append(name)
     return found
 
 
@@ -107,18 +106,20 @@ def page(rows: list[dict[str, object]], tests: dict[int, list[str]], outcomes: d
     total: Counter[str] = Counter()
     for name in named:
         total += outcomes.get(name, Outcome()).counts
-    missing = [str(row["row"]) for row in rows if not tests.get(int(str(row["row"])))]
+    supported = [row for row in rows if row.get("supported", True)]
+    missing = [str(row["row"]) for row in supported if not tests.get(int(str(row["row"])))]
     summary = (
         f"{len(rows)} rows, {len(named)} tests, {sum(total.values())} cases: {total['passed']} passed, "
         f"{total['skipped']} skipped, {total['failed']} failed ({datetime.date.today()}, torch {torch.__version__}, "
         f"Python {platform.python_version()}, {'CUDA' if torch.cuda.is_available() else 'no GPU'}). "
-        + (f"Rows without a test: {', '.join(missing)}." if missing else "Every row has a test.")
+        + (f"Rows without a test: {', '.join(missing)}." if missing else "Every supported row has a test.")
     )
     lines = []
     for row in rows:
         names = tests.get(int(str(row["row"])), [])
         expected = f"{row['expectation']}" + (f" *{row['note']}*" if row.get("note") else "")
-        states = "<br>".join(str(outcomes.get(name, Outcome())) for name in names) or "**no test**"
+        untested = "**no test**" if row.get("supported", True) else "not supported"
+        states = "<br>".join(str(outcomes.get(name, Outcome())) for name in names) or untested
         cells = [row["row"], row["area"], row["fault"], expected, "<br>".join(f"`{n}`" for n in names), states]
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
     return HEAD.format(summary=summary) + "\n".join(lines) + "\n"
@@ -131,22 +132,21 @@ def named_in(text: str) -> dict[int, list[str]]:
         cells = re.split(r"(?<!\\)\|", line)
         if len(cells) == 8 and cells[1].strip().isdigit():
             found[int(cells[1])] = re.findall(r"`([^`]+::[^`]+)`", cells[5])
-    return found
+    return {row: names for row, names in found.items() if names}
 
 
 def run_tests(slow: bool) -> Path:
     """Run the tests of all rows; the junit file."""
     junit = Path(tempfile.mkdtemp()) / "rows.xml"
     files = sorted({str(TESTS / name.split("::")[0]) for names in tests_by_row().values() for name in names})
-    marks = ["-m", "slow or not slow"] if slow else []
-    named = " or ".join(f"test_r{tens}" for tens in range(8))
-    command = [sys.executable, "-m", "pytest", "-q", "-k", named, *marks, f"--junitxml={junit}", *files]
+    marks = "fault" if slow else "fault and not slow"
+    command = [sys.executable, "-m", "pytest", "-q", "-m", marks, f"--junitxml={junit}", *files]
     subprocess.run(command, cwd=ROOT, check=False)
     return junit
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slow", action="store_true", help="run the slow tests too")
     parser.add_argument(
         "--junit", type=Path, nargs="+", help="take these results instead of running; of two for one test, the later"

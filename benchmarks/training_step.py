@@ -3,21 +3,20 @@
     python benchmarks/training_step.py                       # both networks, batch 1, all critics
     python benchmarks/training_step.py --batch 4 --critics efficient_pban haarpsi rqi_topiq
     python benchmarks/training_step.py --gt 224              # the patch of the RQI recipe: no enlargement
-    python benchmarks/training_step.py --swinir-depth 1 --repeats 2 --critics haarpsi     # to try it out
+    python benchmarks/training_step.py --critics haarpsi efficient_pban --ratio     # the cost of balancing by gradients
 
 Networks: SwinIR-light (BasicSR's architecture, 60 channels, 4 x 6 blocks; left out if BasicSR is missing), and a
 stand-in of CAMixerSR's size (36 channels, 20 blocks of convolutions and window attention, 0.7 M parameters; it is not
-CAMixerSR). Losses: L1 alone, and L1 with VGG19 or one critic. Patches are --gt pixels (128); a critic that takes
-224x224 only sees them enlarged (crops: {size: 224, small: resize}), every other critic sees the whole patch. All
-weights are random, which does not change the cost. All kinds of step run in turn, in random order, on one thread;
-medians of process CPU time. Prints a table and writes runs/bench/training_step_<device>_gt<gt>.json after each network
-and batch.
+CAMixerSR). Losses: L1 alone, and L1 with VGG19 or one critic; with --ratio, SSIM and one critic as a weighted sum and
+balanced by gradient norms. Patches are --gt pixels (128); a critic that takes 224x224 only sees them enlarged (crops:
+{size: 224, small: resize}), every other critic sees the whole patch. All weights are random, which does not change the
+cost. All kinds of step run in turn, in random order, on one thread; medians of process CPU time. Prints a table and
+writes runs/bench/training_step_<device>_gt<gt>.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import statistics
 import sys
@@ -26,15 +25,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from speed.baselines import build_rival
-from speed.calibrating import calibrate, pictures
+from critics import machine, markdown
+from speed.baselines import build_baseline
+from speed.cases import calibrate, image_pair
 from speed.measuring import interleaved
-from speed.running import machine
-from speed.table import Grid, markdown, rich_table
 from torch import Tensor, nn
 
-from sr_perceptual_loss import CriticLoss, create_critic, list_critics
+from sr_perceptual_loss import CriticLoss, SSIMPerceptualRatioLoss, create_critic, list_critics
 from sr_perceptual_loss.errors import InstallError
 
 OUT = Path(__file__).resolve().parent.parent / "runs" / "bench"
@@ -82,12 +79,8 @@ class CAMixerSize(nn.Module):
         return self.tail(features + self.body(features)) + F.interpolate(x, scale_factor=SCALE, mode="bilinear")
 
 
-def swinir_light(depth: int) -> nn.Module:
-    """BasicSR's SwinIR at the size of its lightweight setting.
-
-    Raises:
-        InstallError: no BasicSR.
-    """
+def swinir_light(depth: int = 6) -> nn.Module:
+    """BasicSR's SwinIR at the size of its lightweight setting."""
     from sr_perceptual_loss.integrations.basicsr_shim import require_basicsr
 
     require_basicsr()
@@ -99,26 +92,26 @@ def swinir_light(depth: int) -> nn.Module:
     )  # fmt: skip
 
 
-def networks(chosen: list[str], depth: int) -> dict[str, nn.Module]:
-    found: dict[str, nn.Module] = {}
-    for name in chosen:
-        try:
-            found[name] = swinir_light(depth) if name == "swinir_light" else CAMixerSize()
-        except (InstallError, ImportError) as error:
-            print(f"{name} is left out: {error}", file=sys.stderr)
-    return found
+NETWORKS = {"swinir_light": swinir_light, "camixer_size": CAMixerSize}
 
 
-def losses(critics: list[str], device: str) -> dict[str, Loss]:
+def losses(critics: list[str], device: str, *, ratio: bool) -> dict[str, Loss]:
     """By name; each is added to L1."""
-    vgg = build_rival("vgg19", device=device)
-    found: dict[str, Loss] = {"L1": lambda sr, hr: sr.new_zeros(()), "+ VGG19": lambda sr, hr: vgg(sr, hr).mean()}
+    found: dict[str, Loss] = {"L1": lambda sr, hr: sr.new_zeros(())}
+    if not ratio:
+        vgg = build_baseline("vgg19", device)
+        found["+ VGG19"] = lambda sr, hr: vgg(sr, hr).mean()
     for name in critics:
         critic = create_critic(name, weights=None)
         calibrate(critic)
         fixed = critic.input_size.fixed
         crops = None if fixed is None else {"size": fixed, "small": "resize"}
-        found[f"+ {name}"] = CriticLoss(critic.to(device), crops=crops, loss_weight=0.01)
+        if ratio:
+            for balance in ("none", "grad_norm"):
+                loss = SSIMPerceptualRatioLoss(critic.to(device), loss_balance=balance, crops=crops)
+                found[f"+ SSIM, {name}: {balance}"] = loss
+        else:
+            found[f"+ {name}"] = CriticLoss(critic.to(device), crops=crops, loss_weight=0.01)
     return found
 
 
@@ -136,7 +129,8 @@ def steps(network: nn.Module, extra: dict[str, Loss], lr: Tensor, hr: Tensor) ->
     return {name: (lambda loss=loss: step(loss)) for name, loss in extra.items()}
 
 
-def grid(rows: list[dict]) -> Grid:
+def table(rows: list[dict]) -> str:
+    """Milliseconds per step, and the share of the loss in it."""
     heads = ["network", "batch", "what", "ms", "spread", "of L1's step", "share of the loss"]
     lines = []
     for row in rows:
@@ -146,52 +140,40 @@ def grid(rows: list[dict]) -> Grid:
         spread = (max(row["seconds"]) - min(row["seconds"])) / seconds
         numbers = [f"{1000 * seconds:.0f}", f"{100 * spread:.0f} %", f"{seconds / plain:.2f}", share]
         lines.append([row["network"], str(row["batch"]), row["loss"], *numbers])
-    return "One training step: forward, losses, backward, Adam", heads, lines
-
-
-def dot(name: str) -> None:
-    """Progress: one dot for each step."""
-    print(".", end="", file=sys.stderr, flush=True)
+    return markdown(heads, lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--networks", nargs="+", choices=("swinir_light", "camixer_size"), default=["swinir_light", "camixer_size"]
-    )
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--critics", nargs="*", default=list_critics())
+    parser.add_argument("--ratio", action="store_true", help="SSIMPerceptualRatioLoss instead of CriticLoss")
     parser.add_argument("--batch", nargs="+", type=int, default=[1])
     parser.add_argument("--gt", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--swinir-depth", type=int, default=6, help="blocks in each of the four groups")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--append-to", type=Path, help="a document that gets the table at its end")
-    arguments = parser.parse_args()
+    options = parser.parse_args()
     torch.manual_seed(0)
-    setting = {**machine(arguments.device), "gt": arguments.gt, "repeats": arguments.repeats, "threads": 1}
-    setting["swinir_depth"] = arguments.swinir_depth
-    extra = losses(arguments.critics, arguments.device)
+    setting = {**machine(options.device), "gt": options.gt, "repeats": options.repeats, "threads": 1}
+    extra = losses(options.critics, options.device, ratio=options.ratio)
     rows: list[dict] = []
     OUT.mkdir(parents=True, exist_ok=True)
-    path = OUT / f"training_step_{arguments.device.replace(':', '')}_gt{arguments.gt}.json"
-    for name, network in networks(arguments.networks, arguments.swinir_depth).items():
-        network.to(arguments.device)
-        print(f"{name}: {sum(p.numel() for p in network.parameters()):,} parameters", file=sys.stderr)
-        for batch in arguments.batch:
-            _, hr = (image.to(arguments.device) for image in pictures(batch, arguments.gt))
+    path = OUT / f"training_step_{options.device.replace(':', '')}_gt{options.gt}.json"
+    for name in options.networks:
+        try:
+            network = NETWORKS[name]().to(options.device)
+        except (InstallError, ImportError) as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+            continue
+        for batch in options.batch:
+            _, hr = (image.to(options.device) for image in image_pair(batch, options.gt))
             lr = F.interpolate(hr, scale_factor=1 / SCALE, mode="bicubic", antialias=True).clamp(0, 1)
-            calls = steps(network, extra, lr, hr)
-            seconds = interleaved(calls, arguments.repeats, device=arguments.device, each=dot)
-            print(file=sys.stderr)
+            print(f"{name}, batch {batch}", file=sys.stderr)
+            seconds = interleaved(steps(network, extra, lr, hr), options.repeats, device=options.device)
             rows += [{"network": name, "batch": batch, "loss": key, "seconds": s} for key, s in seconds.items()]
             path.write_text(json.dumps({"setting": setting, "rows": rows}, indent=1))
-    about = ", ".join(f"{key}: {value}" for key, value in setting.items())
-    print(about)
-    Console(width=120).print(rich_table(grid(rows)))
-    if arguments.append_to is not None:
-        with arguments.append_to.open("a") as document:
-            command = f"python benchmarks/training_step.py {' '.join(sys.argv[1:])}".split(" --append-to")[0]
-            document.write(f"\n`{command}`\n\n{about}; {datetime.date.today()}.\n\n{markdown(grid(rows))}\n")
+    print(", ".join(f"{key}: {value}" for key, value in setting.items()))
+    print(table(rows))
 
 
 if __name__ == "__main__":

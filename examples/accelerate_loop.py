@@ -2,8 +2,8 @@
 
     accelerate launch examples/accelerate_loop.py --data ../shared/data/cid22_512_train --test ../shared/data/Set14_x4
 
-Only what trains goes through `prepare`. The iteration is counted where `sync_gradients` says that a step was made, so
-schedules and crop boxes are the same for all micro-batches of a step and on all processes.
+Only what is trained goes through `prepare`. The iteration is counted where `sync_gradients` is true, that is, after an
+optimizer step, so schedules and crop boxes are the same for all micro-batches of a step and on all processes.
 """
 
 from __future__ import annotations

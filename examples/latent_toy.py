@@ -1,4 +1,4 @@
-"""What seesr_style.py and pisasr_style.py share: photographs, a tiny VAE that they train, measures, a picture.
+"""Parts of seesr_style.py and pisasr_style.py: photographs, a tiny VAE that they train, measures, a figure.
 
 The models are diffusers' own classes with tiny, randomly initialised configurations. The VAE is trained as an
 autoencoder first (once, kept in runs/latent_toy/), since decoding through a random one would mean nothing.
@@ -139,7 +139,7 @@ def tiny_vae() -> AutoencoderKL:
 
 
 def trained_vae(train: list[Tensor], steps: int = 400) -> AutoencoderKL:
-    """The tiny VAE after some minutes as a plain autoencoder, frozen, in eval mode."""
+    """The tiny VAE, trained for some minutes as a plain autoencoder; frozen, in eval mode."""
     torch.manual_seed(0)
     vae, file = tiny_vae(), OUT / f"vae_{steps}.safetensors"
     if file.is_file():
@@ -193,7 +193,7 @@ def digest(parameters: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def critic_loss(name: str, weights: str | None, loss_weight: float) -> CriticLoss:
-    """The loss of the second stage, from what the command line says."""
+    """The loss of the second stage, from the command line."""
     return CriticLoss(name, weights=weights or "local", loss_weight=loss_weight, crops={"small": "reflect"})
 
 
@@ -213,7 +213,7 @@ def measure(restore: Callable[[Tensor], Tensor], images: list[tuple[str, Tensor,
 
 
 def report(results: dict[str, dict[str, float]], out: Path) -> None:
-    """Print a Markdown table, and keep the numbers."""
+    """Print a Markdown table, and write the numbers to a file."""
     names = list(next(iter(results.values())))
     log("| | " + " | ".join(names) + " |")
     log("|---|" + "---|" * len(names))

@@ -1,4 +1,4 @@
-"""A critic in a Lightning module: nothing of it reaches the optimizer, the checkpoint or `model.train()`.
+"""A critic in a Lightning module: not in the optimizer, not in the checkpoint, not changed by `model.train()`.
 
     pip install lightning
     python examples/lightning_module.py --data ../shared/data/cid22_512_train --test ../shared/data/Set14_x4

@@ -5,7 +5,7 @@
 A one-step network: x0 = z_LR - UNet(z_LR, t = 1), decoded by a frozen VAE. Stage 1 trains the LoRA adapter "pixel" with
 a pixel loss. Stage 2 adds the adapter "semantic" and trains it alone, with the pixel loss and the critic (the paper
 also uses LPIPS and CSD). A control repeats stage 2 without the critic. The models are tiny (see latent_toy.py): this
-proves plumbing and direction, nothing about PiSA-SR itself. Writes runs/pisasr_style/.
+shows that everything works together, and nothing about PiSA-SR itself. Writes runs/pisasr_style/.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TEST_SIDE = 256
 
 
 def tiny_unet() -> UNet2DConditionModel:
-    """A random base. Its last layer is zero, so that the residual starts at 0, as a trained prior would have it."""
+    """A random base. Its last layer is zero, so that the residual starts at 0, as with a trained prior."""
     torch.manual_seed(1)
     unet = UNet2DConditionModel(
         in_channels=8,
@@ -69,7 +69,7 @@ def train(
     critic: LatentLoss | None,
     name: str,
 ) -> None:
-    """Train one adapter; the others and the base stand still."""
+    """Train one adapter; the others and the base do not change."""
     for key, parameter in unet.named_parameters():
         parameter.requires_grad_("lora_" in key and f".{adapter}." in key)
     trained = [p for p in unet.parameters() if p.requires_grad]

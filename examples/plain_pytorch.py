@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     critic = CriticLoss(  # (2)
         options.critic, weights=options.weights, loss_weight=options.loss_weight, schedule={"start": half, "ramp": 50}
     ).to(device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=5e-4)  # the critic has no parameters to give
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-4)  # the critic adds no parameters
     pairs, start, results, images = image_pairs(options.test), 0, {}, {}
     checkpoint = out / "state.pt"
     if checkpoint.is_file():

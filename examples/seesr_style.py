@@ -2,10 +2,10 @@
 
     python examples/seesr_style.py [--critic haarpsi] [--weights FILE] [--weight 0.5]
 
-First a tiny UNet is trained as a denoiser of latents (it stands in for Stable Diffusion) and frozen. Then a ControlNet
-that sees the LR image is trained to predict the noise, and goes on with the critic beside the noise loss: x0 from the
-prediction where t <= 250, decoded by the frozen VAE. A control goes on without the critic. The models are tiny (see
-latent_toy.py): this proves plumbing and direction, nothing about SeeSR itself. Writes runs/seesr_style/.
+First a tiny UNet is trained as a denoiser of latents (in place of Stable Diffusion) and frozen. Then a ControlNet that
+is conditioned on the LR image is trained to predict the noise, and continues with noise loss and critic: x0 from the
+prediction where t <= 250, decoded by the frozen VAE. A control continues without the critic. The models are tiny (see
+latent_toy.py): this shows that everything works together, and nothing about SeeSR itself. Writes runs/seesr_style/.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def text_for(latents: Tensor) -> Tensor:
 
 
 def predict(unet: nn.Module, control: nn.Module | None, noisy: Tensor, timesteps: Tensor, low: Tensor) -> Tensor:
-    """The noise; the ControlNet sees the enlarged LR image in [0, 1], as SeeSR's does."""
+    """The noise; the ControlNet gets the enlarged LR image in [0, 1], as SeeSR's does."""
     text, extra = text_for(noisy), {}
     if control is not None:
         down, mid = control(noisy, timesteps, text, controlnet_cond=low * 0.5 + 0.5, return_dict=False)
@@ -69,7 +69,7 @@ def train(
     critic: LatentLoss | None,
     name: str,
 ) -> None:
-    """The noise loss, and beside it the critic; trains the ControlNet, or the UNet where there is none."""
+    """Train the ControlNet, or the UNet where there is none, with the noise loss and the critic."""
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=ACCUMULATE)
     scheduler = DDPMScheduler(**SCHEDULE)
     trained = unet if control is None else control
@@ -104,7 +104,7 @@ def train(
             continue
         global_step += 1
         if global_step % LOG_EVERY == 0:
-            # A score is a mean over what was judged, so it is weighted by that share.
+            # A score is a mean over the images that were scored, so it is weighted by their share.
             per = {k: max(judged, 1e-9) if k == "critic_score" else LOG_EVERY * ACCUMULATE for k in sums}
             shown = "  ".join(f"{k} {v / per[k]:.4f}" for k, v in sums.items())
             shown += f"  judged {judged / LOG_EVERY / ACCUMULATE:.2f}" if critic is not None else ""

@@ -1,7 +1,7 @@
-"""What the loop examples share: a small x4 network, crops of photographs, and measurements on whole test images.
+"""Parts of the loop examples: a small x4 network, crops of photographs, and measures of whole test images.
 
-Without a folder, photographs that scikit-image bundles (`pip install scikit-image`). For plumbing and direction, not
-for quality: 0.06 M weights and a few hundred iterations on a CPU.
+Without a folder, photographs that scikit-image bundles (`pip install scikit-image`). It shows that everything works
+together, not quality: 0.06 M weights and a few hundred iterations on a CPU.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Pair = tuple[str, Tensor, Tensor]
 
 
 class SmallSR(nn.Module):
-    """Bicubic enlargement plus what a few convolutions at LR size add."""
+    """Bicubic enlargement plus a residual from a few convolutions at LR size."""
 
     def __init__(self, width: int = 32, depth: int = 5) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ def image_pairs(folder: Path | None) -> list[Pair]:
 
 
 class Crops(Dataset):
-    """LR and HR crops; which ones is a function of (seed, index), so a continued run sees the same."""
+    """LR and HR crops as a function of (seed, index), so a continued run gets the same ones."""
 
     def __init__(self, images: Sequence[Tensor], length: int, size: int = 96, seed: int = 0) -> None:
         self.images, self.length, self.size, self.seed = images, length, size, seed
@@ -140,7 +140,7 @@ def picture(path: Path, columns: Mapping[str, Tensor], top: int = 60, left: int 
 
 
 def arguments(description: str, name: str) -> argparse.ArgumentParser:
-    """Options that all loops have."""
+    """Command-line options of all loops."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of *.png photographs to train on")
     parser.add_argument("--test", type=Path, help="folder of test images")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import http.server
-import json
 import threading
+
+import huggingface_hub
+import pytest
 
 __all__ = ["COMMIT", "LocalHub"]
 
@@ -13,28 +15,43 @@ COMMIT = "c0ffee" + "0" * 34
 
 
 class LocalHub:
-    """Serves one file of the repository ``someone/small``; ``with LocalHub(content) as hub: hub.url``.
+    """Serves one file under every address; ``with LocalHub(content) as hub: hub.connect(monkeypatch)``.
 
     Args:
         content: of the file.
 
     Attributes:
-        fault: "" (serves it whole), "flipped" (other bytes than promised), "html" (a login page instead of it), "short"
+        fault: "" (serves it whole), "flipped" (other bytes than stated), "html" (a login page instead of it), "short"
             (stops half-way, every time), "broken" (stops half-way the first time), "down" (503 to everything).
-        promised: the SHA-256 that the hub states.
+        sha256: what the hub states; "" as for a small file, of which the real hub states another hash.
         downloads: how often sending the file was begun.
-        requests: ``METHOD path`` of everything that was asked.
+        revisions: the revision of each question about the file.
+        requests: ``METHOD path`` of every request.
     """
 
     def __init__(self, content: bytes) -> None:
         self.content = content
-        self.promised = hashlib.sha256(content).hexdigest()
+        self.sha256 = hashlib.sha256(content).hexdigest()
         self.fault = ""
         self.downloads = 0
         self.requests: list[str] = []
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    @property
+    def revisions(self) -> list[str]:
+        """Asked revisions, without the repeated ones of one download (which names the commit)."""
+        asked = [request.split("/resolve/")[1].split("/")[0] for request in self.requests if "/resolve/" in request]
+        return [revision for i, revision in enumerate(asked) if i == 0 or revision != asked[i - 1]]
+
+    def connect(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Send the hub's client of this process here; the waits between its attempts are left out."""
+        constants = huggingface_hub.constants
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, self.url)
+        monkeypatch.setattr(constants, "ENDPOINT", self.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("time.sleep", lambda _: None)
 
     def __enter__(self) -> LocalHub:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -62,45 +79,25 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if only is not None:
             self.close_connection = True
 
-    def _json(self, value: object) -> None:
-        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
-
     def do_GET(self) -> None:
-        hub = self.hub
-        hub.requests.append(f"{self.command} {self.path}")
-        if hub.fault == "down":
-            self._send(503, b"", {})
-        elif "/api/models/" in self.path:
-            self._json({"id": "someone/small", "sha": COMMIT, "siblings": [], "tags": []})
-        elif "/resolve/" in self.path:
-            self._file()
-        else:
-            self._send(404, b"", {})
-
-    do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        size, promised = len(self.hub.content), self.hub.promised
-        lfs = {"oid": promised, "size": size, "pointerSize": 130} if promised else None
-        entry = {"type": "file", "path": "small_weights.pt", "size": size, "oid": "a" * 40}
-        self._json([entry | ({"lfs": lfs} if lfs else {})])
-
-    def _file(self) -> None:
         hub, body = self.hub, self.hub.content
+        hub.requests.append(f"{self.command} {self.path}")
+        if hub.fault == "down" or "/resolve/" not in self.path:
+            self._send(503 if hub.fault == "down" else 404, b"", {})
+            return
         if hub.fault == "flipped":
             body = body[:-1] + bytes([body[-1] ^ 1])
         elif hub.fault == "html":
             body = b"<!DOCTYPE html><html><body>Sign in</body></html>".ljust(len(body))
-        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hub.promised or "e" * 40}"', "Accept-Ranges": "bytes"}
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hub.sha256 or "e" * 40}"', "Accept-Ranges": "bytes"}
         asked = self.headers.get("Range")
         hub.downloads += self.command == "GET" and not asked
         if asked:
             start = int(asked.removeprefix("bytes=").partition("-")[0])
             headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
-            cut = len(body) // 8 if hub.fault == "short" else None
-            self._send(206, body[start:], headers, only=cut)
+            self._send(206, body[start:], headers, only=len(body) // 8 if hub.fault == "short" else None)
         else:
             stops = hub.fault == "short" or (hub.fault == "broken" and hub.downloads == 1)
-            cut = len(body) // 2 if stops and self.command == "GET" else None
-            self._send(200, body, headers, only=cut)
+            self._send(200, body, headers, only=len(body) // 2 if stops and self.command == "GET" else None)
+
+    do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for

@@ -15,9 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from host_data import OUT, ROOT, SETS, small_sr, test_set, training_set
-from judging import measure, restore, show
-from running import basicsr, folders
+from runs import OUT, ROOT, SETS, basicsr, basicsr_data, measure, parser, picture, restore, show, small_sr
 
 from sr_perceptual_loss.integrations.basicsr_runner import prepare
 from sr_perceptual_loss.lab.evaluation.sr_metrics import psnr
@@ -27,13 +25,10 @@ L1 = "{'type':'L1Loss','loss_weight':1.0,'reduction':'mean'}"
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clone", type=Path, required=True)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--weights", type=Path, help="a trained rqi_topiq (.safetensors)")
-    parser.add_argument("--iterations", type=int, default=200)
-    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
-    return parser.parse_args()
+    command_line = parser(__doc__, 200)
+    command_line.add_argument("--weights", type=Path, help="a trained rqi_topiq (.safetensors)")
+    command_line.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
+    return command_line.parse_args()
 
 
 def load(path: Path) -> torch.nn.Module:
@@ -48,7 +43,7 @@ def load(path: Path) -> torch.nn.Module:
 def train(given: argparse.Namespace, codes: Path, start: Path) -> dict[str, Path]:
     """All stages; name -> weights."""
     common = {
-        **folders(training_set(given.data), test_set(given.data, "Set5")),
+        **basicsr_data(given.data),
         "path:pretrain_network_g": start,
         "datasets:train:gt_size": 128,
         "datasets:train:batch_size_per_gpu": 4,
@@ -69,9 +64,9 @@ def train(given: argparse.Namespace, codes: Path, start: Path) -> dict[str, Path
     found = {"before": start}
     for stage, force in stages.items():
         name, log = f"srpl_{stage}_{given.iterations}", OUT / "camixersr" / f"{stage}.log"
-        config, imports = "camixersr_x4_ssim_haarpsi.yml", ["archs", "models"]
+        config = "camixersr_x4_ssim_haarpsi.yml"
         forced = {key: value for key, value in common.items() if not (stage == "control" and "guard:" in key)}
-        found[stage] = basicsr(config, name, {**forced, **force}, log, cwd=codes, imports=imports)
+        found[stage] = basicsr(config, name, {**forced, **force}, log, cwd=codes, imports="archs models")
     return found
 
 
@@ -104,9 +99,8 @@ def main() -> None:
         found = [restore(network, pairs, seed) for seed in range(SEEDS)]
         means = [np.mean([psnr(images[n][0], hr[0], border=4) for n, _, hr in pairs]) for images in found]
         print(f"Set5 PSNR-Y of {stage} over {SEEDS} seeds: {np.mean(means):.4f} +- {np.std(means, ddof=1):.4f}")
-    name, lr, hr = small_sr.image_pairs(given.data.resolve() / SETS[given.sets[0]])[2]
-    columns = {"LR": lr, **{stage: images[name] for stage, images in shots.items()}, "HR": hr}
-    small_sr.picture(ROOT / "docs" / "hosts" / "camixersr.png", columns)
+    pair = small_sr.image_pairs(given.data.resolve() / SETS[given.sets[0]])[2]
+    picture(ROOT / "docs" / "hosts" / "camixersr.png", pair, shots)
 
 
 if __name__ == "__main__":

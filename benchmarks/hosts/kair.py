@@ -9,7 +9,6 @@ last line that is wanted.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -17,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from host_data import OUT, ROOT, SETS, small_sr, test_set, training_set
-from judging import measure, restore, show
-from running import until
+from runs import OUT, ROOT, SETS, measure, parser, picture, restore, run_until, show, small_sr, test_set, training_set
 
 LOSS = {"type": "haarpsiLoss", "loss_weight": 0.2}
 NET = {"net_type": "msrresnet1", "in_nc": 3, "out_nc": 3, "nc": 32, "nb": 4, "act_mode": "R"}
@@ -59,7 +56,7 @@ def run(clone: Path, script: str, opt: dict[str, Any], last: str) -> Path:
     task.parent.mkdir(parents=True, exist_ok=True)
     file = task.parent / f"{opt['task']}.json"
     file.write_text(json.dumps(opt, indent=1))
-    until([*RUN, script, "--opt", str(file)], last, task.parent / f"{opt['task']}.log", cwd=clone)
+    run_until([*RUN, script, "--opt", str(file)], last, task.parent / f"{opt['task']}.log", cwd=clone)
     return task / "models"
 
 
@@ -83,12 +80,9 @@ def load(path: Path) -> torch.nn.Module:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clone", type=Path, required=True)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--iterations", type=int, default=600)
-    parser.add_argument("--gan-iterations", type=int, default=24)
-    given = parser.parse_args()
+    command_line = parser(__doc__, 600)
+    command_line.add_argument("--gan-iterations", type=int, default=24)
+    given = command_line.parse_args()
     torch.set_num_threads(1)
     half, whole = given.iterations // 2, given.iterations
     loss = {**LOSS, "schedule": {"start": half + 1}}
@@ -104,10 +98,8 @@ def main() -> None:
     sys.path.insert(0, str(given.clone.resolve()))
     pairs = small_sr.image_pairs(given.data / SETS["Set5"])
     shots = {stage: restore(load(path), pairs) for stage, path in networks.items()}
-    show({"Set5": {stage: measure(images, pairs, {}) for stage, images in shots.items()}}, OUT / "kair" / "Set5.json")
-    name, lr, hr = pairs[2]
-    columns = {"LR": lr, **{stage: images[name] for stage, images in shots.items()}, "HR": hr}
-    small_sr.picture(ROOT / "docs" / "hosts" / "kair.png", columns)
+    show({"Set5": {stage: measure(images, pairs) for stage, images in shots.items()}}, OUT / "kair" / "Set5.json")
+    picture(ROOT / "docs" / "hosts" / "kair.png", pairs[2], shots)
 
 
 if __name__ == "__main__":

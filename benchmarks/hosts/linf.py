@@ -8,13 +8,11 @@ NLL or pixel loss here: this shows that the adapter runs on LINF's own parts, an
 
 from __future__ import annotations
 
-import argparse
 import sys
 import types
-from pathlib import Path
 
 import torch
-from host_data import ROOT, small_sr
+from runs import parser, photographs
 from torch import Tensor
 
 from sr_perceptual_loss import CriticLoss, InputError, SSIMLoss
@@ -74,12 +72,7 @@ def run(models: types.ModuleType, datasets: types.ModuleType, images: list[Tenso
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clone", type=Path, required=True)
-    parser.add_argument("--path", type=Path, help="further folder to import from")
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--steps", type=int, default=30)
-    given = parser.parse_args()
+    given = parser(__doc__, 30).parse_args()
     torch.set_num_threads(1)
     sys.path[:0] = [str(p.resolve()) for p in (given.clone, given.path) if p]
     torch.Tensor.cuda = lambda self, *_, **__: self
@@ -93,9 +86,9 @@ def main() -> None:
 
     linf.register()
     print("srpl-crop registered:", "srpl-crop" in datasets.datasets.datasets)
-    images = [small_sr.read(p) for p in sorted((given.data / "cid22_512_train").glob("*.png"))[:PHOTOGRAPHS]]
+    images = photographs(given.data, PHOTOGRAPHS)
     for patch in (0, 3):
-        run(models, datasets, images, patch, given.steps)
+        run(models, datasets, images, patch, given.iterations)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,10 @@ Its train.py refuses a machine without CUDA, so the loop is ours; options, regis
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
 import torch
-from host_data import OUT, ROOT, SETS, small_sr
-from judging import measure, restore, show
+from runs import OUT, SETS, batches, measure, parser, photographs, picture, restore, show, small_sr
 
 OPTIONS = """
 name = "cpu"
@@ -75,22 +72,15 @@ def build(iterations: int) -> object:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clone", type=Path, required=True)
-    parser.add_argument("--path", type=Path, help="further folder to import from")
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--iterations", type=int, default=200)
-    given = parser.parse_args()
+    given = parser(__doc__, 200).parse_args()
     torch.set_num_threads(1)
     sys.path[:0] = [str(p.resolve()) for p in (given.clone, given.path) if p]
     model = build(given.iterations)
-    images = [small_sr.read(p) for p in sorted((given.data / "cid22_512_train").glob("*.png"))[:PHOTOGRAPHS]]
-    crops = small_sr.Crops(images, BATCH * given.iterations, PATCH)
+    data = batches(photographs(given.data, PHOTOGRAPHS), BATCH, PATCH, given.iterations)
     pairs = small_sr.image_pairs(given.data / SETS["Set5"])
     shots = {}
-    for iteration in range(1, given.iterations + 1):
-        items = [crops[(iteration - 1) * BATCH + i] for i in range(BATCH)]
-        model.feed_data(dict(zip(("lq", "gt"), map(torch.stack, zip(*items, strict=True)), strict=True)))
+    for iteration, batch in enumerate(data, 1):
+        model.feed_data(batch)
         model.optimize_parameters(iteration)
         if iteration % max(1, given.iterations // 8) == 0:
             print(iteration, {k: round(float(v), 4) for k, v in model.get_current_log().items()}, flush=True)
@@ -98,9 +88,8 @@ def main() -> None:
             model.net_g.eval()
             shots["before" if iteration < given.iterations else "after"] = restore(model.net_g, pairs)
             model.net_g.train()
-    show({"Set5": {k: measure(v, pairs, {}) for k, v in shots.items()}}, OUT / "neosr" / "Set5.json")
-    name, lr, hr = pairs[1]
-    small_sr.picture(OUT / "neosr" / "neosr.png", {"LR": lr, **{k: v[name] for k, v in shots.items()}, "HR": hr})
+    show({"Set5": {stage: measure(images, pairs) for stage, images in shots.items()}}, OUT / "neosr" / "Set5.json")
+    picture(OUT / "neosr" / "neosr.png", pairs[1], shots)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from host_data import OUT, ROOT, SCALE, SETS, small_sr, test_set, training_set
-from judging import measure, restore, show
-from running import basicsr, folders
+from runs import OUT, ROOT, SCALE, SETS, basicsr, basicsr_data, measure, parser, picture, restore, show, small_sr
 from torch import Tensor, nn
 
 WINDOW = 8
@@ -63,7 +61,7 @@ def load(path: Path) -> nn.Module:
 
 
 def place_vgg(folder: Path) -> None:
-    """VGG19 where BasicSR looks for it: the published file from torch's cache, else random weights (said aloud)."""
+    """VGG19 where BasicSR looks for it: the published file from torch's cache, else random weights (printed)."""
     import torchvision
 
     target = folder / "experiments" / "pretrained_models" / "vgg19-dcbb9e9d.pth"
@@ -81,8 +79,7 @@ def place_vgg(folder: Path) -> None:
 
 def train(given: argparse.Namespace, cwd: Path) -> dict[str, Path]:
     """All stages; name -> weights."""
-    data = folders(training_set(given.data), test_set(given.data, "Set5"))
-    common = {**LIGHT, **data, "train:ema_decay": 0.99}
+    common = {**LIGHT, **basicsr_data(given.data), "train:ema_decay": 0.99}
     pixel, gan = given.iterations
     common["logger:print_freq"] = max(1, gan // 6)
     force = {**common, "train:total_iter": pixel, "datasets:train:batch_size_per_gpu": 4}
@@ -112,12 +109,11 @@ def train(given: argparse.Namespace, cwd: Path) -> dict[str, Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--weights", type=Path, help="a trained rqi_topiq (.safetensors); without it, HaarPSI")
-    parser.add_argument("--iterations", type=int, nargs=2, default=(400, 150), metavar=("PIXEL", "GAN"))
-    parser.add_argument("--sets", nargs="+", default=["Set5", "Set14"], choices=list(SETS))
-    given = parser.parse_args()
+    command_line = parser(__doc__, 0, clone=False)
+    command_line.add_argument("--weights", type=Path, help="a trained rqi_topiq (.safetensors); without it, HaarPSI")
+    command_line.add_argument("--iterations", type=int, nargs=2, default=(400, 150), metavar=("PIXEL", "GAN"))
+    command_line.add_argument("--sets", nargs="+", default=["Set5", "Set14"], choices=list(SETS))
+    given = command_line.parse_args()
     torch.set_num_threads(1)
     given.weights = given.weights and given.weights.resolve()
     cwd = OUT / "swinir"
@@ -131,9 +127,7 @@ def main() -> None:
         results[title] = {stage: measure(images, pairs, critics) for stage, images in shots.items()}
         show({title: results[title]}, OUT / "swinir" / f"{title}.json")
         if title == given.sets[0]:
-            name, lr, hr = pairs[2]
-            columns = {"LR": lr, **{stage: images[name] for stage, images in shots.items()}, "HR": hr}
-            small_sr.picture(ROOT / "docs" / "hosts" / "swinir.png", columns)
+            picture(ROOT / "docs" / "hosts" / "swinir.png", pairs[2], shots)
     show(results, OUT / "swinir" / "summary.json")
 
 

@@ -1,34 +1,21 @@
-"""Perceptual losses that people use instead, with random weights: their time and memory do not depend on the weights.
+"""Perceptual losses that people use instead, with random weights: time and memory do not depend on the weights.
 
 Nothing is downloaded, and no number of these networks means anything but its cost.
 """
 
 from __future__ import annotations
 
-import importlib
 import warnings
-from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from sr_perceptual_loss.checks import check_choice
 from sr_perceptual_loss.critics.base import normalise
-from sr_perceptual_loss.errors import InstallError
 
-__all__ = ["RIVALS", "build_rival"]
+__all__ = ["BASELINES", "build_baseline"]
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-#: What a table must say about each.
-RIVALS = {
-    "lpips_vgg": "LPIPS v0.1 of the package lpips, VGG16 trunk (random)",
-    "dists": "DISTS of the package piq, VGG16 trunk (random); it reduces images above 256 to 256",
-    "vgg19": "VGG19 (random) as in BasicSR's PerceptualLoss: L1 of conv1_2, 2_2, 3_4, 4_4, 5_4; stand-in",
-}
-
 # Positions in torchvision's VGG16: relu1_2, relu2_2, relu3_3, relu4_3, relu5_3.
 DISTS_LAYERS = ("3", "8", "15", "22", "29")
 DISTS_CHANNELS = (3, 64, 128, 256, 512, 512)
@@ -36,50 +23,54 @@ DISTS_CHANNELS = (3, 64, 128, 256, 512, 512)
 VGG19_LAYERS = {2: 0.1, 7: 0.1, 16: 1.0, 25: 1.0, 34: 1.0}
 
 
+def _layers(configuration: str) -> nn.Sequential:
+    """The convolutional part alone; a whole VGG would draw 120 million random numbers more."""
+    layers: nn.Sequential = make_layers(cfgs[configuration])
+    for module in layers:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return layers
+
+
 class Lpips(nn.Module):
-    """LPIPS with a random trunk and its own linear layers."""
+    """LPIPS v0.1 of the package lpips: VGG16 with random weights, and its linear layers."""
 
     def __init__(self) -> None:
         super().__init__()
-        library = _library("lpips")
+        import lpips
+
         with warnings.catch_warnings():
             # It uses torchvision's old spelling of `weights=`.
             warnings.simplefilter("ignore")
-            self.net = library.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+            self.net = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """(N, 3, H, W) twice -> (N,)."""
-        distance: Tensor = self.net(sr, hr, normalize=True)
-        return distance.flatten()
+        return self.net(sr, hr, normalize=True).flatten()
 
 
 class Dists(nn.Module):
-    """DISTS with a random trunk and random alpha and beta."""
+    """DISTS of the package piq: VGG16, alpha and beta random. It reduces images above 256 pixels to 256."""
 
     def __init__(self) -> None:
         super().__init__()
-        library = _library("piq").perceptual
+        from piq import perceptual
+
         weights = [torch.rand(1, c, 1, 1) / (2 * sum(DISTS_CHANNELS)) for c in 2 * DISTS_CHANNELS]
-        # Past DISTS.__init__, which downloads; the arguments are those that it passes on.
-        self.net = library.DISTS.__new__(library.DISTS)
-        library.ContentLoss.__init__(
-            self.net,
-            _layers("D"),
-            DISTS_LAYERS,
-            weights,
-            replace_pooling=True,
-            reduction="none",
+        # DISTS.__init__ downloads; the arguments are those that it passes on.
+        self.net = perceptual.DISTS.__new__(perceptual.DISTS)
+        perceptual.ContentLoss.__init__(
+            self.net, _layers("D"), DISTS_LAYERS, weights, replace_pooling=True, reduction="none",
             allow_layers_weights_mismatch=True,
-        )
+        )  # fmt: skip
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """(N, 3, H, W) twice -> (N,)."""
-        distance: Tensor = self.net(sr, hr)
-        return distance
+        return self.net(sr, hr)
 
 
 class Vgg19(nn.Module):
-    """sum_l w_l mean|phi_l(sr) - phi_l(hr)| over five layers of VGG19."""
+    """sum_l w_l mean|phi_l(sr) - phi_l(hr)| over five layers of VGG19, like BasicSR's PerceptualLoss."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,8 +80,7 @@ class Vgg19(nn.Module):
         """(N, 3, H, W) twice -> (N,)."""
         with torch.no_grad():
             expected = self._features(hr)
-        found = self._features(sr)
-        parts = zip(VGG19_LAYERS.values(), found, expected, strict=True)
+        parts = zip(VGG19_LAYERS.values(), self._features(sr), expected, strict=True)
         return torch.stack([weight * (a - b).abs().mean((1, 2, 3)) for weight, a, b in parts]).sum(0)
 
     def _features(self, image: Tensor) -> list[Tensor]:
@@ -103,39 +93,13 @@ class Vgg19(nn.Module):
         return features
 
 
-def build_rival(name: str, *, device: str | torch.device = "cpu") -> nn.Module:
-    """One of :data:`RIVALS`, frozen.
+BASELINES: dict[str, type[nn.Module]] = {"lpips_vgg": Lpips, "dists": Dists, "vgg19": Vgg19}
 
-    Args:
-        name: ``lpips_vgg``, ``dists`` or ``vgg19``.
-        device: where it computes.
 
-    Returns:
-        ``module(sr, hr) -> (N,)`` for images in [0, 1].
+def build_baseline(name: str, device: str = "cpu") -> nn.Module:
+    """One of :data:`BASELINES`, frozen: ``module(sr, hr) -> (N,)`` for images in [0, 1].
 
     Raises:
-        InputError: another name.
-        InstallError: its package is missing.
+        ImportError: its package is missing: ``pip install 'sr_perceptual_loss[dev]'``.
     """
-    kinds: dict[str, Any] = {"lpips_vgg": Lpips, "dists": Dists, "vgg19": Vgg19}
-    check_choice("rival", name, tuple(kinds))
-    module: nn.Module = kinds[name]()
-    return module.eval().requires_grad_(False).to(device)
-
-
-def _layers(configuration: str) -> nn.Sequential:
-    """The convolutional part alone; a whole VGG would draw 120 million random numbers more."""
-    layers: nn.Sequential = make_layers(cfgs[configuration])
-    for module in layers:
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return layers
-
-
-def _library(package: str) -> ModuleType:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise InstallError(
-            f"{package} cannot be imported ({error}); pip install 'sr_perceptual_loss[eval]', or leave out its rival"
-        ) from None
+    return BASELINES[name]().eval().requires_grad_(False).to(device)

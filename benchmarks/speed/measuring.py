@@ -1,31 +1,36 @@
-"""Time and saved memory of calls, in a way that survives a busy machine.
+"""Time and memory of calls, in a way that tolerates a busy machine.
 
-CPU: process CPU time on one thread, the calls of one comparison interleaved in random order, medians. Only ratios
-inside one such run mean anything; absolute times drift with the machine. CUDA: events around each call.
+CPU time: process time on one thread; the calls of one comparison are interleaved in random order, and medians are
+compared. Only ratios inside one such run mean anything. CUDA: events around each call.
+
+Peak memory on a CPU: the resident high-water mark of this process, reset before the call, minus the memory before it.
+Linux only; it includes the libraries' scratch memory. CUDA: the allocator's peak.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
-from sr_perceptual_loss.checks import as_int
-from sr_perceptual_loss.errors import InputError
+__all__ = ["gradient", "interleaved", "one_thread", "peak_memory", "power", "saved_bytes"]
 
-__all__ = ["SavedBytes", "gradient", "interleaved", "one_thread", "power", "saved_bytes"]
+RESET, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread for CPU operators inside, what it was afterwards."""
+    """One thread for CPU operators inside, the earlier number afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -35,17 +40,9 @@ def one_thread() -> Iterator[None]:
 
 
 def gradient(forward: Callable[[Tensor], Tensor], sr: Tensor) -> Tensor:
-    """Forward and backward to the image: d sum(forward(sr)) / d sr.
-
-    Args:
-        forward: (N, 3, H, W) -> any shape.
-        sr: judged images.
-
-    Returns:
-        Tensor of the shape of ``sr``.
-    """
-    own = sr.detach().requires_grad_()
-    (result,) = torch.autograd.grad(forward(own).sum(), own)
+    """Gradient of sum(forward(sr)) to ``sr``."""
+    image = sr.detach().requires_grad_()
+    (result,) = torch.autograd.grad(forward(image).sum(), image)
     return result
 
 
@@ -77,20 +74,14 @@ def interleaved(
     Args:
         calls: by name; each runs on one thread.
         repeats: rounds.
-        warmup: calls before, of each, not counted.
+        warmup: rounds before, not counted.
         seed: of the orders.
-        device: where the calls compute; process CPU time for ``cpu``, events for ``cuda``.
+        device: where the calls compute.
         each: called with the name after every call, for progress.
 
     Returns:
         ``repeats`` numbers by name, in seconds.
-
-    Raises:
-        InputError: no calls, or no repeats.
     """
-    repeats = as_int("repeats", repeats, minimum=1)
-    if not calls:
-        raise InputError("interleaved: got no calls, expected at least one to measure.")
     order, shuffled = list(calls), random.Random(seed)
     found: dict[str, list[float]] = {name: [] for name in calls}
     with one_thread():
@@ -105,72 +96,96 @@ def interleaved(
     return found
 
 
-@dataclass(frozen=True)
-class SavedBytes:
-    """What autograd saves in one forward pass, as bytes of distinct storages.
-
-    Attributes:
-        kept: alive between forward and backward.
-        recorded: kept, and what was saved for results that nobody used and freed before the end of the forward pass.
-    """
+class SavedBytes(NamedTuple):
+    """Bytes of distinct storages: kept between forward and backward; and with what was freed before."""
 
     kept: int
     recorded: int
 
 
 class _Box:
-    """What autograd holds in place of the tensor; dies with the node of the graph."""
+    """What autograd stores in place of the tensor; freed with the node of the graph."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
 
 
-def saved_bytes(forward: Callable[[], Tensor], held: Iterable[Tensor] = ()) -> SavedBytes:
-    """Bytes of distinct storages that autograd saves, seen through saved-tensor hooks.
-
-    Tensors that an autograd Function keeps by itself, past ``save_for_backward``, are not seen.
+def saved_bytes(forward: Callable[[], Tensor], existing: Iterable[Tensor] = ()) -> SavedBytes:
+    """Bytes of distinct storages that autograd saves, counted with saved-tensor hooks.
 
     Args:
-        forward: makes the graph; its result is held while the bytes are counted.
-        held: tensors that exist anyway (parameters, buffers): their storages do not count.
+        forward: makes the graph; its result is alive while the bytes are counted.
+        existing: parameters and buffers, whose storages do not count.
 
     Returns:
-        The bytes; the same for every run of the same code.
+        ``kept`` between forward and backward, and ``recorded``: kept, or saved for results that nobody used.
     """
-    own = {tensor.untyped_storage().data_ptr() for tensor in held}
+    excluded = {tensor.untyped_storage().data_ptr() for tensor in existing}
     boxes: WeakSet[_Box] = WeakSet()
-    # Held until the end: a freed storage would give its address to the next one.
+    # All of them stay alive until the end: a freed storage would give its address to the next one.
     seen: list[Tensor] = []
 
     def pack(tensor: Tensor) -> _Box:
-        # Detached, so that the list of what was seen keeps no graph alive.
+        # Detached, so that this list keeps no graph alive.
         box = _Box(tensor.detach())
         boxes.add(box)
         seen.append(box.tensor)
         return box
 
+    def distinct(tensors: Iterable[Tensor]) -> int:
+        storages = {s.data_ptr(): s.nbytes() for s in (tensor.untyped_storage() for tensor in tensors)}
+        return sum(size for address, size in storages.items() if address not in excluded)
+
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda box: box.tensor):
         result = forward()
-    kept = _distinct([box.tensor for box in boxes], own)
-    recorded = _distinct(seen, own)
+    counted = SavedBytes(distinct([box.tensor for box in boxes]), distinct(seen))
     del result
-    return SavedBytes(kept, recorded)
+    return counted
 
 
-def _distinct(tensors: Iterable[Tensor], own: set[int]) -> int:
-    storages = {s.data_ptr(): s.nbytes() for s in (tensor.untyped_storage() for tensor in tensors)}
-    return sum(size for place, size in storages.items() if place not in own)
+def peak_memory(call: Callable[[], object], device: str = "cpu") -> int | None:
+    """Bytes by which a call raises the memory at its highest, after a warm call.
+
+    Args:
+        call: run twice; the second run counts.
+        device: ``cpu`` or ``cuda...``.
+
+    Returns:
+        Bytes, or None where the system cannot tell (no Linux, or a container that forbids the reset).
+    """
+    if device.startswith("cuda"):
+        call()
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    if not (RESET.exists() and STATUS.exists()):
+        return None
+    call()
+    gc.collect()
+    # Freed blocks that malloc keeps would hide what the call takes anew.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+    try:
+        RESET.write_text("5")
+    except OSError:
+        return None
+    before = _status("VmRSS")
+    call()
+    return max(0, _status("VmHWM") - before)
+
+
+def _status(field: str) -> int:
+    """A field of /proc/self/status in bytes."""
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
 
 
 def power(points: Mapping[int, float]) -> float | None:
-    """Exponent p of value = c * x^p, by least squares of the logarithms.
-
-    Args:
-        points: positive values by x > 0.
-
-    Returns:
-        p, or None for fewer than two points.
-    """
+    """Exponent p of value = c * x^p by least squares of the logarithms; None for fewer than two points."""
     if len(points) < 2:
         return None
     logs = torch.tensor(sorted(points.items()), dtype=torch.float64).log()

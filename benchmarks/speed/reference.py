@@ -1,14 +1,13 @@
-"""The critics as they were published, as the yardstick of every measurement: nothing folded, skipped, merged or reused.
+"""The critics as published, as the reference of every measurement: nothing folded, skipped, merged or reused.
 
 Each form shares the modules of the critic it was made from and computes the same score. The deformable convolutions are
-torchvision's operator, whatever ``critic.kernels`` says. What the published code computes and throws away (transformer
-blocks after the last one used, residual stages nobody reads, a second set of equal offsets) is computed here too.
+torchvision's operator. What the published code computes and does not use (transformer blocks after the last one used,
+unused residual stages, a second set of equal offsets) is computed here too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,30 +15,14 @@ from einops import rearrange
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from sr_perceptual_loss.checks import nearest
 from sr_perceptual_loss.critics.base import Critic, TargetFeatures, normalise
-from sr_perceptual_loss.critics.efficient_pban.network import network as efficient_pban
-from sr_perceptual_loss.critics.efficient_pban.network import rqi_ahiq, rqi_maniqa, rqi_topiq
+from sr_perceptual_loss.critics.efficient_pban import network as efficient_pban
+from sr_perceptual_loss.critics.rqi_ahiq import network as rqi_ahiq
+from sr_perceptual_loss.critics.rqi_maniqa import network as rqi_maniqa
+from sr_perceptual_loss.critics.rqi_topiq import network as rqi_topiq
 from sr_perceptual_loss.errors import InputError
 
-__all__ = ["has_reference_form", "reference_form", "shallow_copy"]
-
-C = TypeVar("C", bound=Critic)
-
-
-def shallow_copy(critic: Critic, cls: type[C]) -> C:
-    """A critic of another class, or the same one, with the very same modules and settings of its own.
-
-    Args:
-        critic: whose modules are shared; moving or casting one moves the other.
-        cls: class of the copy, one that adds no module.
-
-    Returns:
-        The copy; ``autocast_dtype`` and ``kernels`` can be set without touching the original.
-    """
-    copy = cls.__new__(cls)
-    copy.__dict__.update(critic.__dict__)
-    return copy
+__all__ = ["has_reference_form", "reference_form"]
 
 
 def _published(image: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -68,9 +51,9 @@ class ReferencePBAN(efficient_pban.EfficientPBAN):
     def _compare(self, sr: Tensor, hr: Tensor, target: TargetFeatures) -> Tensor:
         block = self.block2
         reference, q2, k2, v2 = target
-        judged = self._published_trunk(sr, self.sr_constants)
-        q1, k1, v1 = self._query(block.br1, block.q1(judged)), block.k1(judged), block.v1(judged)
-        x1 = block.after_block1(block.SE(self._attend(q1, k2, v1)) + judged)
+        distorted = self._published_trunk(sr, self.sr_constants)
+        q1, k1, v1 = self._query(block.br1, block.q1(distorted)), block.k1(distorted), block.v1(distorted)
+        x1 = block.after_block1(block.SE(self._attend(q1, k2, v1)) + distorted)
         x2 = block.after_block2(block.SE(self._attend(q2, k1, v2)) + reference)
         x1, x2 = (F.adaptive_avg_pool2d(side, efficient_pban.POOL).flatten(1) for side in (x1, x2))
         x1, x2 = F.relu(self.fc21(F.relu(self.fc11(x1)))), F.relu(self.fc22(F.relu(self.fc12(x2))))
@@ -133,9 +116,9 @@ class ReferenceAhiq(rqi_ahiq.RQIAhiq):
 
     def _compare(self, sr: Tensor, hr: Tensor, target: TargetFeatures) -> Tensor:
         guide, reference = target
-        judged = self._published_features(*self._published_maps(sr), guide)
+        distorted = self._published_features(*self._published_maps(sr), guide)
         head = self.regressor
-        a, b = head.down_channel(judged), head.down_channel(reference)
+        a, b = head.down_channel(distorted), head.down_channel(reference)
         x = head.conv1(head.feat_smoothing(torch.cat([a - b, a, b], dim=1)))
         score, weight = head.conv(x), head.conv_attent(x)
         pooled: Tensor = (score * weight).flatten(1).sum(1) / weight.flatten(1).sum(1)
@@ -150,8 +133,8 @@ class ReferenceManiqa(rqi_maniqa.RQIManiqa):
 
     def _compare(self, sr: Tensor, hr: Tensor, target: TargetFeatures) -> Tensor:
         (reference,) = target
-        judged = _tapped_maps(self, normalise(sr, rqi_maniqa.HALF, rqi_maniqa.HALF))
-        parts = [self.conv0_x1(judged), self.conv0_x1(reference), self.conv0_x(judged - reference)]
+        distorted = _tapped_maps(self, normalise(sr, rqi_maniqa.HALF, rqi_maniqa.HALF))
+        parts = [self.conv0_x1(distorted), self.conv0_x1(reference), self.conv0_x(distorted - reference)]
         x = self.swintransformer1(self.conv1(self._channels(self.tablock1, torch.cat(parts, dim=1))))
         x = self.swintransformer2(self.conv2(self._channels(self.tablock2, x)))
         tokens = rearrange(x, "n c h w -> n (h w) c")
@@ -185,19 +168,21 @@ class ReferenceTopiq(rqi_topiq.RQITopiq):
         return tuple(levels)
 
     def _compare(self, sr: Tensor, hr: Tensor, target: TargetFeatures) -> Tensor:
-        judged = self._published_levels(sr)
-        grid = (judged[-1].shape[2], judged[-1].shape[3])
+        distorted = self._published_levels(sr)
+        grid = (distorted[-1].shape[2], distorted[-1].shape[3])
         position = self._position(*grid)
-        tokens = [self._tokens(level, *maps, position) for level, maps in enumerate(zip(judged, target, strict=True))]
+        tokens = [
+            self._tokens(level, *maps, position) for level, maps in enumerate(zip(distorted, target, strict=True))
+        ]
         z = tokens[-1]
         for cross, memory in zip(self.attn_blks, reversed(tokens[:-1]), strict=True):
             z = cross(z, memory)
         scores: Tensor = self.score_linear(self.attn_pool(z).mean(0)).squeeze(1)
         return scores
 
-    def _tokens(self, level: int, judged: Tensor, reference: Tensor, position: Tensor) -> Tensor:
-        distance = ((judged - reference).square() + rqi_topiq.DISTANCE_EPS).sqrt()
-        maps = torch.cat([judged, reference, distance], dim=1) * self.weight_pool[level](distance)
+    def _tokens(self, level: int, distorted: Tensor, reference: Tensor, position: Tensor) -> Tensor:
+        distance = ((distorted - reference).square() + rqi_topiq.DISTANCE_EPS).sqrt()
+        maps = torch.cat([distorted, reference, distance], dim=1) * self.weight_pool[level](distance)
         if level < rqi_topiq.LEVELS - 1:
             maps = F.adaptive_avg_pool2d(maps, (position.shape[2], position.shape[3]))
         embedded = self.dim_reduce[level](maps) + position
@@ -205,21 +190,21 @@ class ReferenceTopiq(rqi_topiq.RQITopiq):
         return tokens
 
 
-_FORMS: dict[str, Callable[[Critic], Critic]] = {
-    "efficient_pban": lambda critic: shallow_copy(critic, ReferencePBAN),
-    "rqi_ahiq": lambda critic: shallow_copy(critic, ReferenceAhiq),
-    "rqi_maniqa": lambda critic: shallow_copy(critic, ReferenceManiqa),
-    "rqi_topiq": lambda critic: shallow_copy(critic, ReferenceTopiq),
+FORMS: dict[type[Critic], type[Critic]] = {
+    efficient_pban.EfficientPBAN: ReferencePBAN,
+    rqi_ahiq.RQIAhiq: ReferenceAhiq,
+    rqi_maniqa.RQIManiqa: ReferenceManiqa,
+    rqi_topiq.RQITopiq: ReferenceTopiq,
 }
 
 
-def has_reference_form(name: str) -> bool:
-    """Whether :func:`reference_form` knows the critic of this name; a formula has none."""
-    return name in _FORMS
+def has_reference_form(critic: Critic) -> bool:
+    """Whether :func:`reference_form` knows this critic; a formula has no reference form."""
+    return isinstance(critic, tuple(FORMS))
 
 
 def reference_form(critic: Critic) -> Critic:
-    """The published formulation of a critic, over the same modules.
+    """The published formulation of a critic, over the same modules: moving or casting one moves the other.
 
     Args:
         critic: a network critic as ``create_critic`` returns it, in eval mode (not a result of ``inference_form``).
@@ -228,13 +213,14 @@ def reference_form(critic: Critic) -> Critic:
         A critic that shares the modules of ``critic``; ``encode_target`` of one is not for the other.
 
     Raises:
-        InputError: no such form, or the critic is being trained (the forms know no dropout).
+        InputError: no such form, or the critic is being trained (the forms have no dropout).
     """
-    name = critic.card.name
-    if name not in _FORMS:
-        raise InputError(f"reference_form: got '{name}', which has no reference formulation.{nearest(name, _FORMS)}")
     if critic.training:
-        raise InputError(f"reference_form: got {name} in train mode, expected eval mode; call .eval() on it before.")
-    form = _FORMS[name](critic)
-    form.kernels = "reference"
-    return form
+        raise InputError(f"reference_form: got {critic.card.name} in train mode, expected eval mode; call .eval().")
+    for cls, form in FORMS.items():
+        if isinstance(critic, cls):
+            copy = form.__new__(form)
+            copy.__dict__.update(critic.__dict__)
+            copy.kernels = "reference"
+            return copy
+    raise InputError(f"reference_form: got '{critic.card.name}', which has no reference formulation.")

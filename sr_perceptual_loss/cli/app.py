@@ -1,23 +1,26 @@
-"""The command ``srpl``. Data goes to stdout, talk to stderr; exit code 2 means that the input was refused.
+"""The command ``srpl``. Data goes to stdout, messages to stderr; exit code 2 means that the input was refused.
 
 Nothing heavy is imported here or at the top of a command's file, so ``srpl --help`` answers at once.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from sr_perceptual_loss import __version__
 from sr_perceptual_loss.cli import basicsr, convert, evaluate, fetch, metrics, probe, score, train
 from sr_perceptual_loss.cli import list as list_
-from sr_perceptual_loss.cli.terminal import say
+from sr_perceptual_loss.cli.terminal import log
+from sr_perceptual_loss.errors import InputError, InstallError, NonFiniteError, UnknownNameError, WeightsError
 
 __all__ = ["app", "main"]
 
 REFUSED = 2
+#: Packages of the extra `lab` that commands import.
+LAB = ("accelerate", "choix", "filelock", "jinja2", "matplotlib", "msgspec", "rich", "scipy", "tqdm", "yaml")
 
 
 class Commands(TyperGroup):
@@ -27,30 +30,20 @@ class Commands(TyperGroup):
         """Run the chosen command."""
         try:
             return super().invoke(ctx)
-        except Exception as error:
-            # Ours can only come from a command that has loaded the package; loading it here would slow --help.
-            checks = sys.modules.get("sr_perceptual_loss.errors")
-            own = (
-                (
-                    checks.InputError,
-                    checks.InstallError,
-                    checks.NonFiniteError,
-                    checks.UnknownNameError,
-                    checks.WeightsError,
-                )
-                if checks
-                else ()
-            )
-            if not isinstance(error, own):
+        except (InputError, InstallError, NonFiniteError, UnknownNameError, WeightsError) as error:
+            log(f"error: {error}")
+            raise typer.Exit(REFUSED) from None
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package not in LAB:
                 raise
-            say(f"error: {error}")
+            log(f"error: {package} is missing: pip install 'sr_perceptual_loss[lab]'")
             raise typer.Exit(REFUSED) from None
 
 
 app = typer.Typer(
     name="srpl",
     cls=Commands,
-    help="Image-quality critics for super-resolution: score, measure, train with BasicSR, train and judge critics.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
@@ -59,8 +52,6 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from sr_perceptual_loss import __version__
-
         typer.echo(__version__)
         raise typer.Exit
 
@@ -71,10 +62,9 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Image-quality critics for super-resolution: score, measure, train with BasicSR, train and judge critics."""
+    """Image-quality critics for super-resolution: score, measure, train with BasicSR, train and evaluate critics."""
 
 
-# The commands, one line each.
 app.command("list")(list_.list_critics)
 app.command("score")(score.score)
 app.command("convert")(convert.convert)

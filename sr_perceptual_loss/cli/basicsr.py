@@ -1,4 +1,4 @@
-"""`srpl basicsr`: BasicSR's own training with our losses, models and metrics known to it."""
+"""``srpl basicsr``: BasicSR's own training with our losses, models and metrics registered."""
 
 from __future__ import annotations
 

@@ -13,21 +13,25 @@ if TYPE_CHECKING:
 
 __all__ = ["list_critics"]
 
+ENTRY_FIELDS = ("tag", "bytes", "licence", "commercial_use", "training_data", "origin")
+COMMERCIAL_USE = {True: "allowed", False: "not allowed", None: "not stated"}
+
 
 def list_critics(
-    named: Annotated[
+    critics: Annotated[
         list[str] | None, typer.Argument(metavar="[CRITIC]...", help="Only these, with their notes; all by default.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array instead of text.")] = False,
 ) -> None:
     """List every critic: paper, sizes, score range, weights and whether they are on this machine."""
-    import sr_perceptual_loss.critics  # noqa: F401  registers them
-    from sr_perceptual_loss.critics.registry import get_card
-    from sr_perceptual_loss.critics.registry import list_critics as names
+    from sr_perceptual_loss.critics import get_card
+    from sr_perceptual_loss.critics import list_critics as names
 
-    critics = [_describe(get_card(name)) for name in named or names()]
-    text = "\n\n".join(_text(critic, notes=bool(named)) for critic in critics)
-    typer.echo(json.dumps(critics, indent=2) if as_json else text)
+    described = [_describe(get_card(name)) for name in critics or names()]
+    if as_json:
+        typer.echo(json.dumps(described, indent=2))
+    else:
+        typer.echo("\n\n".join(_text(critic, notes=bool(critics)) for critic in described))
 
 
 def _describe(card: CriticCard) -> dict[str, Any]:
@@ -41,22 +45,16 @@ def _describe(card: CriticCard) -> dict[str, Any]:
         "score_range": list(card.score_range),
         "relative": card.relative,
         "symmetric": card.symmetric,
-        "capped": card.capped,
         "notes": list(card.differences),
         "needs_weights": card.needs_weights,
         "weights": [
             {
-                "tag": tag,
+                **{name: getattr(entry, name) for name in ENTRY_FIELDS},
                 "on_this_machine": store.on_this_machine(card.name, entry),
                 "path": str(store.place(card.name, entry)),
                 "url": entry.url if entry.repo_id else "",
-                "bytes": entry.bytes,
-                "licence": entry.licence,
-                "commercial_use": entry.commercial_use,
-                "training_data": entry.training_data,
-                "origin": entry.origin,
             }
-            for tag, entry in card.weights.items()
+            for entry in card.weights.values()
         ],
     }
 
@@ -75,11 +73,11 @@ def _text(critic: dict[str, Any], *, notes: bool) -> str:
     elif not critic["weights"]:
         lines.append("  weights  none published: train it, or give the path of your own file")
     for entry in critic["weights"]:
-        here = "on this machine" if entry["on_this_machine"] else f"not on this machine (srpl fetch {critic['name']})"
-        commercial = {True: "allowed", False: "not allowed", None: "nobody has said"}[entry["commercial_use"]]
+        place = "on this machine" if entry["on_this_machine"] else f"not on this machine (srpl fetch {critic['name']})"
         lines += [
-            f"  weights  {entry['tag']}: {here}",
-            f"           licence: {entry['licence'] or 'not stated'}; commercial use: {commercial}",
+            f"  weights  {entry['tag']}: {place}",
+            f"           licence: {entry['licence'] or 'not stated'}; "
+            f"commercial use: {COMMERCIAL_USE[entry['commercial_use']]}",
             f"           trained on: {entry['training_data'] or 'not stated'}; {entry['bytes'] / 1e6:.0f} MB",
         ]
     for note in critic["notes"] if notes else ():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from sr_perceptual_loss.cli.terminal import print_table
+from sr_perceptual_loss.errors import InputError
 
 __all__ = ["probe"]
 
@@ -25,7 +25,7 @@ def probe(
     imports: Annotated[list[str] | None, typer.Option("--import", help="Module of your project; repeatable.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
 ) -> None:
-    """Measure how hard each loss of a YAML pulls at the SR output, which way, and propose weights.
+    """Measure the gradients of each loss of a YAML at the SR output, compare their directions, and propose weights.
 
     Builds the networks, losses and data of the YAML, trains nothing and writes nothing.
     """
@@ -33,15 +33,18 @@ def probe(
     import importlib
     import sys
 
-    from sr_perceptual_loss.errors import InputError
     from sr_perceptual_loss.integrations.basicsr_runner import prepare
 
     if not opt.is_file():
         raise InputError(f"-opt {opt}: no such file.")
-    shares = _shares(share)
+    for text in share or ():
+        if text.count("=") != 1:
+            raise InputError(f"--share {text}: expected NAME=NUMBER, for instance --share rqi=1.")
+    shares: Any = dict(text.split("=") for text in share) if share else None
     # BasicSR prints; stdout belongs to the result.
     with contextlib.redirect_stdout(sys.stderr):
         prepare(imports or ())
+        # Not importable before `prepare`.
         module = importlib.import_module("sr_perceptual_loss.integrations.basicsr.probe")
         report = module.probe_yaml(
             str(opt), batches=batches, iteration=iteration, shares=shares, reference=reference
@@ -49,50 +52,23 @@ def probe(
     if as_json:
         typer.echo(json.dumps(report, indent=2))
         return
-    from rich.console import Console
-
-    console = Console()
-    for table in (_losses(report), _cosines(report)):
-        console.print(table)
-
-
-def _shares(given: list[str] | None) -> dict[str, str] | None:
-    from sr_perceptual_loss.errors import InputError
-
-    if not given:
-        return None
-    wrong = [text for text in given if text.count("=") != 1]
-    if wrong:
-        raise InputError(f"--share {wrong[0]}: expected NAME=NUMBER, for instance --share rqi=1.")
-    return dict(text.split("=") for text in given)  # type: ignore[misc]
-
-
-def _losses(report: dict[str, Any]) -> Table:
-    from rich.table import Table
-
+    heads = ("loss", "value", "grad norm", "spread", "share", "wanted", "weight", "proposed")
     title = f"{report['batches']} batches; reference {report['reference']}"
-    names = ("loss", "value", "grad norm", "spread", "share", "wanted", "weight", "proposed")
-    table = Table(*names, title=title)
-    for row in report["losses"]:
-        now, proposed = row["weight_now"], row["weight_proposed"]
-        times = "does not pull" if row["factor"] is None else f"x {row['factor']:.3g}"
-        table.add_row(
-            row["name"],
-            f"{row['value']:.4g}",
-            f"{row['gradient_norm']:.3e}",
-            f"{row['spread']:.2f}",
-            f"{row['share_now']:.0%}",
-            f"{row['share_wanted']:.0%}",
-            "?" if now is None else f"{now:g}",
-            times if proposed is None else f"{proposed:.3g}",
-        )
-    return table
+    print_table(title, heads, [_line(row) for row in report["losses"]])
+    cosines = [(f"{row['a']} / {row['b']}", f"{row['cosine']:+.3f}") for row in report["cosines"]]
+    print_table("", ("losses", "cosine (1: same direction, -1: opposite)"), cosines)
 
 
-def _cosines(report: dict[str, Any]) -> Table:
-    from rich.table import Table
-
-    table = Table("losses", "cosine (1: same way, -1: against)")
-    for row in report["cosines"]:
-        table.add_row(f"{row['a']} / {row['b']}", f"{row['cosine']:+.3f}")
-    return table
+def _line(row: dict[str, Any]) -> tuple[str, ...]:
+    weight, proposed, factor = row["weight_now"], row["weight_proposed"], row["factor"]
+    times = "no gradient" if factor is None else f"x {factor:.3g}"
+    return (
+        row["name"],
+        f"{row['value']:.4g}",
+        f"{row['gradient_norm']:.3e}",
+        f"{row['spread']:.2f}",
+        f"{row['share_now']:.0%}",
+        f"{row['share_wanted']:.0%}",
+        "?" if weight is None else f"{weight:g}",
+        times if proposed is None else f"{proposed:.3g}",
+    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sr_perceptual_loss.cli.terminal import say
+from sr_perceptual_loss.cli.terminal import log
 
 __all__ = ["train"]
 
@@ -18,18 +19,17 @@ def train(
         list[str] | None,
         typer.Option("--set", help="section.key=value in place of the file's; may be repeated.", metavar="KEY=VALUE"),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest state in the out folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest state in the out folder.")] = False,
 ) -> None:
     """Train a critic; prints the best weights file and its validation value.
 
     Several GPUs: accelerate launch --multi_gpu --num_processes 4 --module sr_perceptual_loss.cli.app train -c FILE
     """
-    import sr_perceptual_loss.critics  # noqa: F401  registers them
     from sr_perceptual_loss.lab.training.config import read_config
     from sr_perceptual_loss.lab.training.loop import train as run
 
     settings = read_config(config, overrides or ())
     result = run(settings, resume=resume)
-    say(f"{result.steps} steps; best validation {settings.select} {result.best:.4f} at {result.best_step}")
-    typer.echo(f"{result.weights}\t{result.best:.6f}")
-
+    best = math.nan if result.best is None else result.best
+    log(f"{result.step} steps; best validation {settings.select} {best:.4f} at {result.best_step}")
+    typer.echo(f"{settings.out / 'best.safetensors'}\t{best:.6f}")

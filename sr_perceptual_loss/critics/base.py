@@ -1,7 +1,7 @@
 """The interface of a critic: an image pair in, one score per pair out, higher is better.
 
-A critic does not know that it is a loss: no signs, crops, freezing or schedules here, so that the same class is trained,
-evaluated and used as a loss. A new critic is one file: a subclass of :class:`Critic` with a ``card``,
+A critic does not know that it is a loss: no signs, crops, freezing or schedules here, so that the same class can be
+trained, evaluated and used as a loss. A new critic is one file: a subclass of :class:`Critic` with a ``card``,
 ``_encode_target`` and ``_compare``, decorated with ``register_critic`` and imported in ``critics/__init__.py``.
 """
 
@@ -23,10 +23,13 @@ from sr_perceptual_loss.weights.manifest import WeightsEntry
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Critic", "CriticCard", "InferenceForm", "SizeRule", "TargetFeatures", "normalise"]
+__all__ = ["IMAGENET", "Constants", "Critic", "CriticCard", "InferenceForm", "SizeRule", "TargetFeatures", "normalise"]
 
 #: What a critic computes from ``hr`` alone.
 TargetFeatures = tuple[Tensor, ...]
+#: Mean and standard deviation per channel.
+Constants = tuple[tuple[float, ...], tuple[float, ...]]
+IMAGENET: Constants = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -57,16 +60,7 @@ class SizeRule:
         return f"sides >= {self.minimum}{multiple}"
 
     def check(self, height: int, width: int, critic: str) -> None:
-        """Raise if an image of this size cannot be scored.
-
-        Args:
-            height: image height.
-            width: image width.
-            critic: name, for the message.
-
-        Raises:
-            InputError: with the sizes that the critic takes and how to get there.
-        """
+        """Raise InputError, with the cure, if the critic of this name cannot score an image of this size."""
         if self.accepts(height, width):
             return
         side = self.fixed or self.minimum
@@ -174,13 +168,13 @@ class Critic(nn.Module, ABC):
         return dict(state)
 
     def inference_form(self) -> Critic:
-        """A critic with the same scores and gradients to ``sr`` that needs less time and memory; for fixed weights.
+        """A critic for fixed weights with the same scores and gradients to ``sr``, at less time and memory.
 
-        It may merge or leave out parts. So it has its own state dict and its own target features, and it cannot be
-        trained. A critic without such a form, or with ``kernels = "reference"``, returns itself.
+        It may merge or leave out parts. So it has its own state dict and target features, and it cannot be trained.
 
         Returns:
-            A critic in eval mode that shares unchanged tensors with this one.
+            A critic in eval mode that shares unchanged tensors with this one; this one itself if there is no such form
+            or ``kernels`` is "reference".
         """
         if self.inference_class is None or self.kernels == "reference":
             return self
@@ -223,16 +217,7 @@ class Critic(nn.Module, ABC):
         return self.score_checked(sr, hr, target_features)
 
     def score_checked(self, sr: Tensor, hr: Tensor, target_features: TargetFeatures | None = None) -> Tensor:
-        """:meth:`score` without any validation, for callers that have validated the images.
-
-        Args:
-            sr: as in :meth:`score`.
-            hr: as in :meth:`score`.
-            target_features: as in :meth:`score`.
-
-        Returns:
-            (N,) scores.
-        """
+        """:meth:`score`, with the same arguments and result, for callers that have validated the images."""
         dtype = self.compute_dtype(sr)
         if sr.shape[0] == 0:
             return sr.sum((1, 2, 3)).to(dtype)
@@ -247,13 +232,11 @@ class Critic(nn.Module, ABC):
     def encode_target(self, hr: Tensor) -> TargetFeatures:
         """Features of ``hr`` that several calls of :meth:`score` may share; no validation.
 
-        A graph is recorded only while the critic itself is being trained.
-
         Args:
             hr: (N, 3, H, W) RGB in [0, 1].
 
         Returns:
-            A tuple of tensors whose meaning depends on the critic.
+            Tensors whose meaning depends on the critic, with a graph only while the critic itself is being trained.
         """
         trained = torch.is_grad_enabled() and self._is_trained()
         scope = torch.autocast(hr.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None)
@@ -273,10 +256,10 @@ class Critic(nn.Module, ABC):
 
 
 class InferenceForm(Critic):
-    """Base class of what :meth:`Critic.inference_form` builds: in eval mode, not trainable, its own state dict.
+    """Base class of what :meth:`Critic.inference_form` builds.
 
     Args:
-        critic: the original; not modified, unchanged tensors are shared. Its card, config and settings are taken over.
+        critic: the original, not modified. Its card, config and settings are taken over, unchanged tensors are shared.
     """
 
     def __init__(self, critic: Critic) -> None:

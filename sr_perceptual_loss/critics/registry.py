@@ -13,7 +13,7 @@ from sr_perceptual_loss.checks import nearest
 from sr_perceptual_loss.critics.base import Critic, CriticCard
 from sr_perceptual_loss.errors import InputError, UnknownNameError, WeightsError
 from sr_perceptual_loss.weights import store
-from sr_perceptual_loss.weights.warm_start import is_warm_start
+from sr_perceptual_loss.weights.convert import is_warm_start
 
 __all__ = ["create_critic", "critic_class", "get_card", "list_critics", "register_critic", "which_critic"]
 
@@ -58,17 +58,11 @@ def critic_class(name: str) -> type[Critic]:
 
 
 def get_card(name: str) -> CriticCard:
-    """The card of a critic, without building it.
-
-    Raises:
-        UnknownNameError: with the nearest known name.
-    """
+    """The card of a critic, without building it; raises as :func:`critic_class`."""
     return critic_class(name).card
 
 
-def create_critic(
-    name: str, *, weights: str | Path | None = "local", device: str | torch.device = "cpu"
-) -> Critic:
+def create_critic(name: str, *, weights: str | Path | None = "local", device: str | torch.device = "cpu") -> Critic:
     """Build a critic in eval mode; the global random state stays as it is.
 
     Args:
@@ -118,10 +112,7 @@ def _with_weights(cls: type[Critic], weights: str | Path) -> Critic:
 
 
 def which_critic(keys: Collection[str]) -> str | None:
-    """The registered critic whose state dict is most like these keys, or None if none shares more than half.
-
-    Used to improve error messages only.
-    """
+    """The registered critic whose state dict shares most keys, and more than half; for error messages."""
     best, best_share, wanted = None, 0.5, set(keys)
     for name, cls in sorted(_CRITICS.items()):
         if not cls.card.needs_weights:

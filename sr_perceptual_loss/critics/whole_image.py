@@ -28,7 +28,6 @@ class FrozenLike(Protocol):
 
     def score(self, sr: Tensor, hr: Tensor) -> Tensor:
         """As :meth:`Critic.score`."""
-        ...
 
 
 def score_whole_image(critic: Critic | FrozenLike, sr: Tensor, hr: Tensor, name: str) -> float:
@@ -85,7 +84,7 @@ def tile_boxes(rule: SizeRule, height: int, width: int, critic: str, name: str) 
     if min(height, width) < smallest or min(box_height, box_width) < rule.minimum:
         raise InputError(
             f"{name}: {width}x{height} pixels (width x height), but {critic} takes {rule.describe()}. Score larger "
-            "images, or enlarge SR and HR alike before scoring and say so beside the number."
+            "images, or enlarge both images before scoring and report that with the score."
         )
     tops, lefts = _starts(height, box_height), _starts(width, box_width)
     return [(top, left, box_height, box_width) for top in tops for left in lefts]

@@ -66,13 +66,7 @@ def run(basicsr_args: Sequence[str], imports: Sequence[str] = (), script: str | 
 def prepare(imports: Sequence[str] = (), script: str | Path | None = None) -> None:
     """Make BasicSR importable, register our parts and import a project's modules, in the right order.
 
-    Args:
-        imports: modules of a project, beside the script, in the working directory or in its partial ``basicsr/``.
-        script: a project's own start script; its folder comes first on the path.
-
-    Raises:
-        InputError: a module is not found.
-        InstallError: no whole BasicSR.
+    Args and errors are those of :func:`run`; the folder of the script comes first on the path.
     """
     home = Path(script).resolve().parent if script is not None else Path.cwd()
     _arrange_path(home, front=script is not None)

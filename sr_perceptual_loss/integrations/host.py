@@ -44,7 +44,6 @@ __all__ = [
     "HostLoss",
     "IterationMixin",
     "critic_metrics",
-    "image_score",
     "loss_classes",
     "register_under",
     "run_script",
@@ -86,25 +85,14 @@ class HostLoss(nn.Module):
         self._knows_iteration = self.loss.schedule.constant
 
     @classmethod
-    def option_names(cls) -> list[str]:
-        """Keys that an option file may give."""
-        return [name for name in signature(cls.loss_class).parameters if name not in cls.preset]
-
-    @classmethod
     def check_options(cls, where: str, options: Mapping[str, Any]) -> None:
-        """Refuse unknown and missing keys.
-
-        Args:
-            where: what the options belong to, for the message.
-            options: keys of the option file.
-
-        Raises:
-            InputError: naming the key.
-        """
-        check_known_keys(where, options, cls.option_names())
-        for name, parameter in signature(cls.loss_class).parameters.items():
+        """Raise InputError for an unknown or missing key; ``where`` is what the options belong to, for the message."""
+        parameters = signature(cls.loss_class).parameters
+        check_known_keys(where, options, [name for name in parameters if name not in cls.preset])
+        for name, parameter in parameters.items():
             if parameter.default is parameter.empty and name not in {**cls.preset, **options}:
-                raise InputError(f"{where}: `{name}` is missing.")
+                hint = f"; one of {', '.join(list_critics())}" if name == "critic" else ""
+                raise InputError(f"{where}: `{name}` is missing{hint}.")
 
     @property
     def terms(self) -> dict[str, Tensor]:
@@ -112,11 +100,7 @@ class HostLoss(nn.Module):
         return self.loss.terms
 
     def step(self, iteration: int) -> None:
-        """Set the iteration of the coming optimizer step; the same for all of its micro-batches.
-
-        Args:
-            iteration: as the host counts and logs it.
-        """
+        """Set the iteration of the coming optimizer step; the same for all of its micro-batches."""
         self._knows_iteration = True
         self.loss.step(iteration)
 
@@ -219,7 +203,7 @@ def register_under(registry: Any, parts: Mapping[str, Any]) -> list[str]:
     """
     names = []
     for name, part in parts.items():
-        taken = name in registry and not str(registry.get(name).__module__).startswith("sr_perceptual_loss.")
+        taken = name in registry and getattr(registry.get(name), "__module__", None) != part.__module__
         final = f"SRPL{name}" if taken else name
         if final not in registry:
             if taken:
@@ -231,13 +215,17 @@ def register_under(registry: Any, parts: Mapping[str, Any]) -> list[str]:
 
 
 def critic_metrics(channels: str) -> dict[str, Callable[..., float]]:
-    """Validation metrics ``calculate_<critic>`` for every critic; see :func:`image_score`.
+    """Validation metrics ``calculate_<critic>`` for every critic: the score of a whole 8-bit image, higher is better.
+
+    A critic of fixed input size scores the crops that cover the image (:func:`score_whole_image`).
 
     Args:
         channels: ``rgb`` or ``bgr``, the order in the host's arrays.
 
     Returns:
-        Name -> function ``(img, img2, *, weights, crop_border, device, better)``.
+        Name -> function ``(img, img2, *, weights, crop_border, device, better)`` with a number as result: ``img`` is
+        the SR image and ``img2`` the ground truth, uint8 (H, W, 3) or gray; ``crop_border`` pixels are cut from each
+        edge; ``device`` may be ``auto``. The function raises InputError for images that the critic cannot take.
     """
     return {f"calculate_{critic}": _metric(critic, channels) for critic in list_critics()}
 
@@ -254,51 +242,19 @@ def _metric(critic: str, channels: str) -> Callable[..., float]:
         better: str = "higher",
     ) -> float:
         check_choice("better", better, ("higher",))
-        return image_score(
-            img, img2, critic=critic, channels=channels, weights=weights, crop_border=crop_border, device=device
-        )
+        border = as_int("crop_border", crop_border)
+        place = str(device) if str(device) != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        # The host may be in inference mode with another default device; a critic that is kept must not be made there.
+        with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
+            sr, hr = (_to_tensor(image, role, channels).to(place) for image, role in ((img, "img"), (img2, "img2")))
+            if sr.shape != hr.shape:
+                raise InputError(f"img and img2 differ in size: {tuple(sr.shape)} and {tuple(hr.shape)}.")
+            if border:
+                sr, hr = (image[:, border:-border, border:-border] for image in (sr, hr))
+            return score_whole_image(_critic(critic, weights, place), sr, hr, "the validation image")
 
     metric.__doc__ = f"{critic} of one image against its ground truth; uint8 (H, W, 3) {channels}; higher is better."
     return metric
-
-
-def image_score(
-    img: np.ndarray,
-    img2: np.ndarray | None,
-    *,
-    critic: str,
-    channels: str,
-    weights: str | None = "local",
-    crop_border: int = 0,
-    device: str | torch.device = "auto",
-) -> float:
-    """Score of one whole 8-bit image, by the rule of :func:`score_whole_image`; higher is better.
-
-    Args:
-        img: SR image, uint8 (H, W, 3), or gray (H, W) or (H, W, 1).
-        img2: ground truth, same shape.
-        critic: registered name.
-        channels: ``rgb`` or ``bgr``, the order in both arrays.
-        weights: as in ``create_critic``.
-        crop_border: pixels cut from each edge before scoring.
-        device: where the critic runs; ``auto`` is CUDA if there is one.
-
-    Returns:
-        A number.
-
-    Raises:
-        InputError: no ground truth, wrong dtype, sizes that differ, or an image smaller than the critic's input.
-    """
-    border = as_int("crop_border", crop_border)
-    place = str(device) if str(device) != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    # The host may be in inference mode with another default device; a critic that is kept must not be made there.
-    with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
-        sr, hr = (_to_tensor(image, role, channels).to(place) for image, role in ((img, "img"), (img2, "img2")))
-        if sr.shape != hr.shape:
-            raise InputError(f"img and img2 differ in size: {tuple(sr.shape)} and {tuple(hr.shape)}.")
-        if border:
-            sr, hr = (image[:, border:-border, border:-border] for image in (sr, hr))
-        return score_whole_image(_critic(critic, weights, place), sr, hr, "the validation image")
 
 
 @lru_cache(maxsize=8)

@@ -24,7 +24,7 @@ from sr_perceptual_loss.checks import nearest
 from sr_perceptual_loss.errors import InputError, UnknownNameError
 from sr_perceptual_loss.integrations.host import HostLoss, loss_classes, run_script
 
-__all__ = ["KAIRLoss", "PerceptualKAIR", "SlotWithLosses", "build_losses", "define_model", "main", "perceptual"]
+__all__ = ["KAIRLoss", "PerceptualKAIR", "SlotWithLosses", "define_model", "main", "perceptual"]
 
 #: Prefix of KAIR's attributes -> name of its own loss in our log.
 SLOTS = {"G": "l_pix", "F": "l_feat"}
@@ -57,54 +57,34 @@ class SlotWithLosses(nn.Module):
     def __init__(self, stock: nn.Module, losses: Mapping[str, HostLoss], weight: float, stock_name: str) -> None:
         super().__init__()
         self.stock = stock
-        self.losses = nn.ModuleDict(losses)
+        self.names = tuple(losses)
+        self.members = nn.ModuleList(losses.values())  # a ModuleDict would refuse names such as "type"
         self.weight = weight
         self.stock_name = stock_name
         self.terms: dict[str, Tensor] = {}
 
     def step(self, iteration: int) -> None:
         """Set the iteration of our losses; the logged values of a gated GAN step, which calls none, are zeros."""
-        for loss in self.losses.values():
+        for loss in self.members:
             loss.step(iteration)  # type: ignore[operator]
         self.terms = {key: torch.zeros_like(value) for key, value in self.terms.items()}
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """The value of the slot.
-
-        Args:
-            output: (N, 3, H, W) RGB in [0, 1], not clamped.
-            target: (N, 3, H, W).
-
-        Returns:
-            0-d tensor.
-
-        Raises:
-            NonFiniteError: naming our loss, before the optimizer step.
-        """
+        """0-d value of the slot for (N, 3, H, W) RGB images in [0, 1]; NonFiniteError names one of our losses."""
         total = self.stock(output, target)
         self.terms = {self.stock_name: total.detach() * self.weight}
-        for name, loss in self.losses.items():
+        for name, loss in zip(self.names, self.members, strict=True):
             value = loss(output, target)
             total = total + value / self.weight
+            terms: dict[str, Tensor] = loss.terms  # type: ignore[assignment]
             self.terms[f"l_{name}"] = value.detach()
-            if "score" in loss.terms:  # type: ignore[operator]
-                self.terms[f"score_{name}"] = loss.terms["score"]  # type: ignore[index]
+            if "score" in terms:
+                self.terms[f"score_{name}"] = terms["score"]
         return total
 
 
-def build_losses(options: Mapping[str, Mapping[str, Any]]) -> dict[str, HostLoss]:
-    """Losses of ``train.losses``.
-
-    Args:
-        options: name -> ``{"type": ..., <constructor arguments>}``; types are those of :func:`loss_classes`.
-
-    Returns:
-        Name -> loss.
-
-    Raises:
-        UnknownNameError: a type that is not ours.
-        InputError: no mapping, unknown keys, wrong values.
-    """
+def _build_losses(options: object) -> dict[str, HostLoss]:
+    """Losses of ``train.losses``: name -> ``{"type": <name in loss_classes>, <constructor arguments>}``."""
     types, losses = loss_classes(KAIRLoss), {}
     if not isinstance(options, Mapping):
         raise InputError(f'train.losses: got {options!r}, expected {{"name": {{"type": "haarpsiLoss", ...}}, ...}}.')
@@ -132,11 +112,7 @@ class PerceptualKAIR:
     slot: SlotWithLosses | None = None
 
     def define_loss(self) -> None:
-        """KAIR's own, then ours into the first slot that the trainer calls.
-
-        Raises:
-            InputError: neither slot has a weight > 0.
-        """
+        """KAIR's own, then ours into the first slot that the trainer calls."""
         super().define_loss()  # type: ignore[misc]
         options = self.opt_train.get("losses")
         if not options:
@@ -144,7 +120,7 @@ class PerceptualKAIR:
         for letter, stock_name in SLOTS.items():
             stock, weight = getattr(self, f"{letter}_lossfn", None), getattr(self, f"{letter}_lossfn_weight", 0)
             if stock is not None and weight > 0:
-                self.slot = SlotWithLosses(stock, build_losses(options), weight, stock_name).to(self.device)
+                self.slot = SlotWithLosses(stock, _build_losses(options), weight, stock_name).to(self.device)
                 setattr(self, f"{letter}_lossfn", self.slot)
                 return
         raise InputError(
@@ -171,14 +147,7 @@ def perceptual(base: type) -> type:
 def define_model(opt: dict[str, Any]) -> Any:
     """KAIR's ``define_Model`` with :func:`perceptual` over the class that it picks.
 
-    Args:
-        opt: KAIR's option tree. ``"gpu_ids": []`` means the CPU where there is no CUDA; KAIR itself would ask for CUDA.
-
-    Returns:
-        The model.
-
-    Raises:
-        InputError: a model class that is not wrapped here.
+    ``"gpu_ids": []`` in the options means the CPU where there is no CUDA; KAIR itself would ask for CUDA.
     """
     if not torch.cuda.is_available() and not opt["gpu_ids"]:
         opt["gpu_ids"] = None

@@ -2,7 +2,7 @@
 
 LINF is plain PyTorch without registries or hooks, so a few lines go by hand into ``train`` and ``train_sep`` of its
 ``train.py`` (``docs/hosts/linf.md``). Its default wrapper draws *single pixels* of the HR crop and reshapes them to
-48 x 48, which is no image; :class:`LINFPerceptual` sees that from the coordinates and refuses.
+48 x 48, which is no image; :class:`LINFPerceptual` finds that in the coordinates and raises an error.
 """
 
 from __future__ import annotations
@@ -27,10 +27,6 @@ __all__ = ["CropPairs", "LINFPerceptual", "check_image_grid", "grid_coordinates"
 def grid_coordinates(height: int, width: int) -> Tensor:
     """Centres of the pixels of an image whose corners are -1 and 1: (2 i + 1) / n - 1.
 
-    Args:
-        height: rows.
-        width: columns.
-
     Returns:
         (height, width, 2), row coordinate first, as LINF and LIIF have it.
     """
@@ -39,25 +35,20 @@ def grid_coordinates(height: int, width: int) -> Tensor:
 
 
 def check_image_grid(coord: Tensor) -> None:
-    """Raise unless the queried points are neighbouring pixels of one image, in order.
+    """Raise InputError unless points (N, H, W, 2) are neighbouring pixels of one image, in order.
 
-    Args:
-        coord: (N, H, W, 2).
-
-    Raises:
-        InputError: scattered points, as the wrappers without ``-crop`` draw them.
+    The wrappers of LINF without ``-crop`` draw scattered points.
     """
     if coord.dim() != 4 or coord.shape[-1] != 2:
         raise InputError(f"coord: got shape {tuple(coord.shape)}, expected (N, H, W, 2) as LINF's wrappers give it.")
-    # Of a grid, rows depend on i alone and columns on j alone, in equal positive steps.
+    # In a grid, rows depend on i alone and columns on j alone, in equal positive steps; each image has its own scale.
     rows, columns = coord[..., 0], coord[..., 1]
-    straight = float((rows - rows[:, :, :1]).abs().max()) + float((columns - columns[:, :1]).abs().max())
+    bent = float((rows - rows[:, :, :1]).abs().max()) + float((columns - columns[:, :1]).abs().max())
     steps = [rows[:, :, 0].diff(dim=1), columns[:, 0].diff(dim=1)]
-    # Per image: each has its own scale.
     even = all(s.numel() == 0 or (float(s.min()) > 0 and float((s - s[:, :1]).abs().max()) < 1e-4) for s in steps)
-    if straight > 1e-4 or not even:
+    if bent > 1e-4 or not even:
         raise InputError(
-            "coord: the points are no image: LINF's default wrapper draws single pixels of the HR crop. Name a wrapper "
+            "coord: the points are no image: LINF's default wrapper draws single pixels of the HR crop. Use a wrapper "
             "that cuts crops: 'sr-implicit-downsampled-fast-crop' (with --patch: '...-crop-patch'), or 'srpl-crop'. "
             "LINF appends '-crop' by itself only where loss_weight.vgg > 0."
         )
@@ -101,24 +92,20 @@ class LINFPerceptual(nn.Module):
         self.temperature = as_float("temperature", temperature, minimum=0.0)
         self.patch = as_int("patch", patch)
         self.clamp = bool(clamp)
-        self.sub, self.div = _channels("sub", sub), _channels("div", div)
+        self.sub, self.div = (
+            [as_float(name, number) for number in (value if isinstance(value, list | tuple) else [value])]
+            for name, value in (("sub", sub), ("div", div))
+        )
         #: Detached values of the last call: ``<name>`` (weighted), ``score_<name>``.
         self.terms: dict[str, Tensor] = {}
 
     def step(self, iteration: int) -> None:
-        """Tell the losses the iteration of the coming optimizer step; in ``train_sep``, that of the image losses."""
+        """Set the iteration of the coming optimizer step; in ``train_sep``, that of the image losses."""
         for loss in self.members:
             loss.step(iteration)  # type: ignore[operator]
 
     def image(self, pred: Tensor) -> Tensor:
-        """LINF's range -> RGB in [0, 1].
-
-        Args:
-            pred: (N, 3, H, W), (RGB - sub) / div.
-
-        Returns:
-            Tensor of the same shape.
-        """
+        """(N, 3, H, W) in LINF's range, (RGB - sub) / div -> RGB in [0, 1]."""
         shape = (1, -1, 1, 1)
         rgb = pred * pred.new_tensor(self.div).view(shape) + pred.new_tensor(self.sub).view(shape)
         return rgb.clamp(0, 1) if self.clamp else rgb
@@ -137,7 +124,7 @@ class LINFPerceptual(nn.Module):
             (N, 3, H, W) in [0, 1].
 
         Raises:
-            InputError: the batch holds scattered pixels.
+            InputError: scattered pixels.
         """
         pixels = "interpolate_coord" if self.patch else "coord"
         if pixels not in batch:
@@ -152,40 +139,25 @@ class LINFPerceptual(nn.Module):
         return self.image(pred)
 
     def forward(self, model: nn.Module, inp: Tensor, feat: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        """Sum of the losses on one sample.
+        """Sum of the losses on one :meth:`sample`, a 0-d tensor.
 
-        Args:
-            model: as in :meth:`sample`.
-            inp: as in :meth:`sample`.
-            feat: as in :meth:`sample`.
-            batch: as in :meth:`sample`, and ``gt``, (N, 3, H, W) RGB in [0, 1] (LINF normalises a copy).
-
-        Returns:
-            0-d tensor.
-
-        Raises:
-            InputError: the batch holds scattered pixels, or the sizes differ.
-            NonFiniteError: naming the loss.
+        Args are those of :meth:`sample`; ``batch`` contains ``gt`` as well, (N, 3, H, W) RGB in [0, 1] (LINF normalises
+        a copy). Raises InputError for scattered pixels or sizes that differ, NonFiniteError naming the loss.
         """
         rgb = self.sample(model, inp, feat, batch)
         total = rgb.new_zeros(())
         self.terms = {}
         for name, loss in zip(self.names, self.members, strict=True):
             total = total + loss(rgb, batch["gt"])
-            found: dict[str, Tensor] = loss.terms  # type: ignore[assignment]
-            self.terms[name] = found["loss"]
-            if "score" in found:
-                self.terms[f"score_{name}"] = found["score"]
+            terms: dict[str, Tensor] = loss.terms  # type: ignore[assignment]
+            self.terms[name] = terms["loss"]
+            if "score" in terms:
+                self.terms[f"score_{name}"] = terms["score"]
         return total
 
 
-def _channels(name: str, value: float | Sequence[float]) -> tuple[float, ...]:
-    values = value if isinstance(value, list | tuple) else (value,)
-    return tuple(as_float(name, v) for v in values)
-
-
 class CropPairs(Dataset[dict[str, Tensor]]):
-    """Crops for image losses, with a size of their own and a scale in a range of your choice; LINF's batch layout.
+    """Crops for image losses in LINF's batch layout, with their own sizes and range of scales.
 
     LINF's ``-crop`` wrappers use ``inp_size`` as LR size *and* size of the HR crop and draw the scale from [1, 4], so a
     critic that wants 224 pixels would need HR regions of up to 896. Here 56 -> 224 at x4 is
@@ -264,13 +236,8 @@ class CropPairs(Dataset[dict[str, Tensor]]):
 
 
 def register() -> None:
-    """Make :class:`CropPairs` known to LINF as the wrapper ``srpl-crop``; call it in LINF's ``train.py``.
-
-    Raises:
-        InputError: another package of the name ``datasets`` hides LINF's.
-    """
+    """Make :class:`CropPairs` known to LINF as the wrapper ``srpl-crop``; call it in LINF's ``train.py``."""
     module = import_module("datasets")
-    enter = getattr(module, "register", None)
-    if enter is None:
+    if not hasattr(module, "register"):
         raise InputError(f"datasets: got {module.__file__}, expected LINF's folder; run in the root of its clone.")
-    enter("srpl-crop")(CropPairs)
+    module.register("srpl-crop")(CropPairs)

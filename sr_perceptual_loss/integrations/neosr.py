@@ -52,9 +52,6 @@ def register() -> list[str]:
 
     Returns:
         Names of the losses, for ``type = "..."`` in a slot such as ``[train.dists_opt]``.
-
-    Raises:
-        ImportError: neosr is not importable; the working directory must be its clone.
     """
     registries = import_module("neosr.utils.registry")
     host.register_under(registries.METRIC_REGISTRY, host.critic_metrics("bgr"))

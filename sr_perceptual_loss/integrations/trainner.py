@@ -82,9 +82,6 @@ def register() -> list[str]:
 
     Returns:
         Names of the losses, for ``type:`` in ``train.losses``; ``SSIMLoss`` is its own, ours is ``SRPLSSIMLoss``.
-
-    Raises:
-        ImportError: traiNNer is not importable; the working directory must be its clone.
     """
     registries = import_module("traiNNer.utils.registry")
     host.register_under(registries.METRIC_REGISTRY, host.critic_metrics("rgb"))
@@ -95,11 +92,7 @@ def register() -> list[str]:
 
 
 def install_models() -> list[str]:
-    """Put :class:`IterationMixin` over the classes that ``build_model`` uses; there is no model registry.
-
-    Returns:
-        Names of the classes.
-    """
+    """Put :class:`IterationMixin` over the classes that ``build_model`` uses, and return their names."""
     module = import_module("traiNNer.models")
     for name in MODELS:
         stock = getattr(module, name, None)

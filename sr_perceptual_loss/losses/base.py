@@ -33,12 +33,16 @@ class PairLoss(nn.Module, ABC):
         on_nonfinite: ``raise`` (default): a NaN or infinite value or gradient raises :class:`NonFiniteError` with the
             name of this loss, in the backward pass where a gradient is wanted, else in the call. ``ignore``: no check.
         terms: detached 0-d tensors of the last call: ``loss`` (weighted) and one for each of ``term_names``.
+        term_names: keys of ``terms`` beside ``loss``; the same in every call, so that every log line has the same keys.
+        optimises: measures that this loss optimises; a guard does not use them as evidence against it.
 
     Raises:
         InputError: at construction, for a wrong value.
     """
 
     on_nonfinite = "raise"
+    term_names: tuple[str, ...] = ("score",)
+    optimises: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class PairLoss(nn.Module, ABC):
         self.schedule = Schedule.from_config(schedule)
         self.terms: dict[str, Tensor] = {}
         self._iteration: int | None = None
+        self._always_on = self.schedule.constant
         # Set by a guard, which also saves them: the loss itself has no state.
         self._cap, self._multiplier = 1.0, 1.0
         self._range_check = RangeCheck(type(self).__name__)
@@ -63,23 +68,13 @@ class PairLoss(nn.Module, ABC):
         return type(self).__name__
 
     @property
-    def term_names(self) -> tuple[str, ...]:
-        """Keys of ``terms`` beside ``loss``; the same in every call, so that a log has the same keys in every step."""
-        return ("score",)
-
-    @property
-    def optimises(self) -> tuple[str, ...]:
-        """Measures that this loss optimises; a guard does not use them as evidence against it."""
-        return ()
-
-    @property
     def factor(self) -> float:
         """Factor on the weight in this iteration: min(schedule, cap) * multiplier, the last two set by a guard.
 
         Raises:
             InputError: there is a schedule, but ``step`` was never called.
         """
-        if self.schedule.constant:
+        if self._always_on:
             return min(1.0, self._cap) * self._multiplier
         if self._iteration is None:
             raise InputError(
@@ -162,9 +157,9 @@ class PairLoss(nn.Module, ABC):
         return self._evaluate(sr, hr)
 
     def _evaluate(self, sr: Tensor, hr: Tensor) -> Tensor:
-        factor = self.factor
+        factor, terms = self.factor, dict[str, Tensor]()
         if factor == 0:
-            values, terms = zeros_on_graph(sr), {}
+            values = zeros_on_graph(sr)
         else:
             values, terms = self._values(sr, hr) if len(sr) else self._empty(sr, hr)
             if self.on_nonfinite == "raise":

@@ -46,6 +46,8 @@ class CriticLoss(PairLoss):
         schedule: ``start``, ``ramp``, ``end``, ``every`` in global iterations; see :class:`Schedule`.
         precision: ``fp32``, or ``bf16`` for the critic's matrix products; see :class:`FrozenCritic`.
 
+    Terms: ``score``, and for a relative critic ``over_gt_rate``, the share of crops scored above their reference.
+
     Raises:
         InputError, UnknownNameError, WeightsError: at construction.
     """
@@ -76,10 +78,14 @@ class CriticLoss(PairLoss):
         self._check_card(critic.card if isinstance(critic, Critic) else get_card(critic))
         # The cheap checks are done: now the weights are read.
         self.frozen = FrozenCritic(critic, weights=weights, precision=precision)
-        rule = self.critic.input_size
+        card, rule = self.critic.card, self.critic.input_size
         if self.crops.size is not None:
-            rule.check(self.crops.size, self.crops.size, self.critic.card.name)
+            rule.check(self.crops.size, self.crops.size, card.name)
         self._crop_size = self.crops.size or rule.fixed
+        self._whole_image = self._crop_size is None and self.crops.scales == (1,)
+        self._relative, self._rule = card.relative, rule
+        self.term_names = ("score", "over_gt_rate") if card.relative else ("score",)
+        self.optimises = (card.name,)
         self._generator = torch.Generator().manual_seed(self.crops.seed)
 
     @classmethod
@@ -96,16 +102,6 @@ class CriticLoss(PairLoss):
         """Name of this loss in messages."""
         return f"{type(self).__name__}({self.critic.card.name})"
 
-    @property
-    def term_names(self) -> tuple[str, ...]:
-        """``score``, and for a relative critic ``over_gt_rate``, the share of crops scored above their reference."""
-        return ("score", "over_gt_rate") if self.critic.card.relative else ("score",)
-
-    @property
-    def optimises(self) -> tuple[str, ...]:
-        """The critic's own name."""
-        return (self.critic.card.name,)
-
     @torch.no_grad()
     def scores(self, sr: Tensor, hr: Tensor) -> Tensor | None:
         """Scores for monitoring, see :meth:`PairLoss.scores`; the crops of the next call stay what they were."""
@@ -116,18 +112,18 @@ class CriticLoss(PairLoss):
             self._generator.set_state(state)
 
     def _values(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        if self._crop_size is None and self.crops.scales == (1,):
+        if self._whole_image:
             score = self._score(sr, hr).unsqueeze(0)
         else:
             score = torch.stack([self._score(a, b) for a, b in self._crops(sr, hr)])
         terms = {"score": score}
-        if self.critic.card.relative:
+        if self._relative:
             terms["over_gt_rate"] = (score.detach() > 0).float()
         return FORMS[self.form](score, self.margin).mean(0), terms
 
     def _score(self, sr: Tensor, hr: Tensor) -> Tensor:
         # The crop decides the size, so the critic's size rule cannot be checked at the entrance.
-        self.critic.input_size.check(sr.shape[2], sr.shape[3], self.critic.card.name)
+        self._rule.check(sr.shape[2], sr.shape[3], self.optimises[0])
         return self.frozen.score_checked(sr, hr)
 
     def _crops(self, sr: Tensor, hr: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

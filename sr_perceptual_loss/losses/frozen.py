@@ -85,7 +85,8 @@ class FrozenCritic(nn.Module):
     def rebuild(self) -> None:
         """Make the inference form anew: after somebody wrote into the critic's tensors or changed its settings."""
         # What inference mode makes could not be used in training; autocast would round the folded weights.
-        with torch.inference_mode(False), torch.autocast(device_type=self._place()[0].type, enabled=False):
+        kind = "cuda" if self._place()[0].type == "cuda" else "cpu"
+        with torch.inference_mode(False), torch.autocast(device_type=kind, enabled=False):
             form = self.critic.inference_form()
             dtype = PRECISIONS[self.precision]
             if dtype is not None:
@@ -123,7 +124,8 @@ class FrozenCritic(nn.Module):
         Returns:
             (N,) scores, higher is better.
         """
-        self._keep_eval()
+        if self.critic.training:
+            self._keep_eval()
         return self.form.score(sr, hr, target_features=target_features)
 
     def score_checked(self, sr: Tensor, hr: Tensor) -> Tensor:
@@ -136,14 +138,15 @@ class FrozenCritic(nn.Module):
         Returns:
             (N,) scores, higher is better.
         """
-        self._keep_eval()
+        if self.critic.training:
+            self._keep_eval()
         target = None if self.memo is None else self.memo.features(hr, self.form.encode_target)
         return self.form.score_checked(sr, hr, target)
 
     def _keep_eval(self) -> None:
         # A critic that was given as an object can be reached by its owner.
-        if self.form.training:
-            self.form.eval()
+        self.critic.eval()
+        self.form.eval()
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Same as :meth:`score`."""

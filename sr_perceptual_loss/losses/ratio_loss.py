@@ -25,7 +25,7 @@ from sr_perceptual_loss.losses.distributed import world_size
 from sr_perceptual_loss.losses.eq12 import check_eq12_weights, eq12
 from sr_perceptual_loss.losses.schedule import Schedule
 from sr_perceptual_loss.ops.crops import CropPlan
-from sr_perceptual_loss.ops.ssim import ssim
+from sr_perceptual_loss.ops.ssim import ssim_checked
 
 __all__ = ["DISTORTIONS", "SSIMPerceptualRatioLoss"]
 
@@ -54,7 +54,7 @@ def _charbonnier(sr: Tensor, hr: Tensor) -> Tensor:
 
 #: name -> (score per image, higher is better; constant that the score is subtracted from to give the loss).
 DISTORTIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float]] = {
-    "ssim": (ssim, 1.0),
+    "ssim": (ssim_checked, 1.0),
     "ms_ssim": (_ms_ssim, 1.0),
     "l1": (_l1, 0.0),
     "charbonnier": (_charbonnier, 0.0),
@@ -86,6 +86,8 @@ class SSIMPerceptualRatioLoss(PairLoss):
         margin: for ``hinge`` and ``softplus``.
         schedule: of the whole loss; a guard that limits its weight acts on the critic's share alone (except ``eq12``).
         precision: of the critic, ``fp32`` or ``bf16``, as in :class:`CriticLoss`.
+
+    Terms that a call does not compute are 0; norms, lambda and cosine belong to ``grad_norm``.
 
     Raises:
         InputError, UnknownNameError, WeightsError: at construction.
@@ -129,6 +131,13 @@ class SSIMPerceptualRatioLoss(PairLoss):
         self.perceptual = CriticLoss(
             critic, weights=weights, crops=crops, form=form, margin=margin, precision=precision, reduction="none"
         )
+        self.term_names = (
+            *self.perceptual.term_names,
+            *("distortion_score", "distortion_loss", "perceptual_loss"),
+            *("distortion_norm", "perceptual_norm", "lambda", "cosine"),
+        )
+        measure = "psnr" if self.distortion in ("l1", "charbonnier") else "ssim"
+        self.optimises = (self.critic.card.name, *((measure,) if self.alpha else ()))
 
     @property
     def critic(self) -> Critic:
@@ -139,21 +148,6 @@ class SSIMPerceptualRatioLoss(PairLoss):
     def label(self) -> str:
         """Name of this loss in messages."""
         return f"{type(self).__name__}({self.critic.card.name})"
-
-    @property
-    def term_names(self) -> tuple[str, ...]:
-        """Keys of ``terms`` beside ``loss``; 0 for what a call did not compute (norms, cosine: ``grad_norm`` only)."""
-        return (
-            *self.perceptual.term_names,
-            *("distortion_score", "distortion_loss", "perceptual_loss"),
-            *("distortion_norm", "perceptual_norm", "lambda", "cosine"),
-        )
-
-    @property
-    def optimises(self) -> tuple[str, ...]:
-        """The critic's name, and the measure that the distortion raises."""
-        pixelwise = self.distortion in ("l1", "charbonnier")
-        return (self.critic.card.name, *(("psnr" if pixelwise else "ssim",) if self.alpha else ()))
 
     def scores(self, sr: Tensor, hr: Tensor) -> Tensor | None:
         """The critic's scores for monitoring; see :meth:`PairLoss.scores`."""

@@ -63,7 +63,7 @@ class Schedule:
     @property
     def constant(self) -> bool:
         """True where the factor is 1 in every iteration, so that no iteration need be known."""
-        return self == Schedule()
+        return self.start == self.ramp == 0 and self.end is None and self.every == 1
 
     def ramp_factor(self, iteration: int) -> float:
         """The ramp alone, in [0, 1]: what ``factor`` is where neither ``every`` nor ``end`` switches the loss off."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from sr_perceptual_loss.checks import as_float, as_int
 from sr_perceptual_loss.losses.base import PairLoss
 from sr_perceptual_loss.losses.schedule import Schedule
-from sr_perceptual_loss.ops.ssim import ssim
+from sr_perceptual_loss.ops.ssim import ssim_checked
 
 __all__ = ["SSIMLoss"]
 
@@ -25,6 +25,8 @@ class SSIMLoss(PairLoss):
         schedule: ``start``, ``ramp``, ``end``, ``every`` in global iterations; see :class:`Schedule`.
     """
 
+    optimises = ("ssim",)
+
     def __init__(
         self,
         *,
@@ -38,11 +40,6 @@ class SSIMLoss(PairLoss):
         self.window = as_int("window", window, minimum=3)
         self.sigma = as_float("sigma", sigma, minimum=1e-3)
 
-    @property
-    def optimises(self) -> tuple[str, ...]:
-        """``ssim``."""
-        return ("ssim",)
-
     def _values(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        score = ssim(sr, hr, window=self.window, sigma=self.sigma)
+        score = ssim_checked(sr, hr, window=self.window, sigma=self.sigma)
         return 1 - score, {"score": score}

@@ -128,7 +128,7 @@ class HackingGuard:
         self.limits = {name: limit * (self.tolerance if name in FIDELITY else 1) for name, limit in LIMITS.items()}
         self.on_alarm: Callable[[Alarm], object] = _warn
         self.values: dict[str, float] = {}
-        # What this check measured; older values of other measures decide nothing.
+        # Names of what the last check measured; older values of other measures decide nothing.
         self._current: tuple[str, ...] = ()
         self._checks, self._alarms = 0, 0
         self._last: int | None = None
@@ -260,10 +260,10 @@ class HackingGuard:
     def _move_anchors(self, iteration: int, names: Sequence[str]) -> None:
         """Where a measure is at its best, later checks are compared with this one."""
         scores = {name: [self._smooth[f"score {name}"], self._smooth[f"spread {name}"]] for name in names}
-        for measured, value in self._smooth.items():
+        for measured in self._current:
             if measured.startswith(("score ", "spread ")):
                 continue
-            anchor = self._anchors.get(measured)
+            value, anchor = self._smooth[measured], self._anchors.get(measured)
             if anchor is None or value <= anchor["value"]:
                 self._anchors[measured] = {"value": value, "iteration": iteration, "scores": dict(scores)}
             else:

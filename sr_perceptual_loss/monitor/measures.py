@@ -19,7 +19,7 @@ from sr_perceptual_loss.losses.distributed import mean_over_ranks, world_size
 from sr_perceptual_loss.monitor.spectrum import high_frequency_ratio, periodic_excess
 from sr_perceptual_loss.ops.ssim import ssim
 
-__all__ = ["FIDELITY", "MEASURES", "average_over_ranks", "critic_statistics", "fidelity", "measure"]
+__all__ = ["FIDELITY", "MEASURES", "average_over_ranks", "fidelity", "measure"]
 
 FIDELITY = ("psnr", "ssim", "haarpsi")
 #: Every measure that can be switched off.
@@ -63,29 +63,6 @@ def fidelity(sr: Tensor, hr: Tensor, names: Collection[str] = FIDELITY) -> dict[
     return results
 
 
-def critic_statistics(scores: Mapping[str, Tensor], gt_scores: Mapping[str, Tensor | None]) -> dict[str, float]:
-    """Mean and standard deviation of the scores of each loss, and how often SR scores above its reference.
-
-    Args:
-        scores: name of the loss -> (N,) scores of (sr, hr).
-        gt_scores: name -> (N,) scores of (hr, hr), or None.
-
-    Returns:
-        ``score <name>`` and ``spread <name>``: mean and standard deviation over images, relative to the score of the
-        reference where that is known, so that the influence of the content cancels. ``over_gt <name>``: share of images
-        that score above their reference.
-    """
-    results = {}
-    for name, score in scores.items():
-        score, gt_score = score.detach().float(), gt_scores.get(name)
-        if gt_score is not None:
-            score = score - gt_score.detach().float()
-            results[f"over_gt {name}"] = float((score > 0).float().mean())
-        results[f"score {name}"] = float(score.mean())
-        results[f"spread {name}"] = float(score.std()) if len(score) > 1 else 0.0
-    return results
-
-
 def measure(
     sr: Tensor,
     hr: Tensor,
@@ -103,10 +80,16 @@ def measure(
         off: names of :data:`MEASURES`; other names are ignored.
 
     Returns:
-        Two mappings. The first is for decisions: the statistics of :func:`critic_statistics`, and, lower is better,
-        minus the gain of each fidelity measure; ``hf_over`` and ``hf_under``: max(0, +-log2 of the high-frequency
-        energy ratio); ``period_<p>``: root mean square of the pattern in 8-bit levels. The second is for logs only: the
-        value of each fidelity measure, and ``overshoot``, the share of the values of ``sr`` outside of [0, 1].
+        Two mappings. The first is for decisions:
+
+        * ``score <name>`` and ``spread <name>``: mean and standard deviation of the scores over images, relative to the
+          score of the reference where that is known, so that the influence of the content cancels;
+        * lower is better: ``over_gt <name>``: share of images that score above their reference; ``psnr``, ``ssim``,
+          ``haarpsi``: minus the gain; ``hf_over`` and ``hf_under``: max(0, +-log2 of the high-frequency energy ratio);
+          ``period_<p>``: root mean square of the pattern in 8-bit levels.
+
+        The second is for logs only: the value of each fidelity measure, and ``overshoot``, the share of the values of
+        ``sr`` outside of [0, 1].
     """
     x, y = (image.detach().float().clamp(0, 1) for image in (sr, hr))
     results = fidelity(x, y, [name for name in FIDELITY if name not in off])
@@ -116,12 +99,17 @@ def measure(
         measured |= {"hf_over": max(0.0, log_ratio), "hf_under": max(0.0, -log_ratio)}
     if "grid" not in off:
         measured |= {f"period_{period}": 255 * float(rms) for period, rms in periodic_excess(x, y).items()}
-    statistics = critic_statistics(scores, gt_scores)
-    if "over_gt" in off:
-        statistics = {key: value for key, value in statistics.items() if not key.startswith("over_gt ")}
+    for name, score in scores.items():
+        score, gt_score = score.detach().float(), gt_scores.get(name)
+        if gt_score is not None:
+            score = score - gt_score.detach().float()
+            if "over_gt" not in off:
+                measured[f"over_gt {name}"] = float((score > 0).float().mean())
+        measured[f"score {name}"] = float(score.mean())
+        measured[f"spread {name}"] = float(score.std()) if len(score) > 1 else 0.0
     shown = {name: value for name, (value, _) in results.items()}
     shown["overshoot"] = float(((sr < 0) | (sr > 1)).float().mean())
-    return measured | statistics, shown
+    return measured, shown
 
 
 def average_over_ranks(values: dict[str, float], device: torch.device, *, counts: bool = True) -> dict[str, float]:

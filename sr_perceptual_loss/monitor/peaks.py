@@ -15,7 +15,7 @@ __all__ = ["spectral_peaks"]
 #: Side of the windows: 2, 3 and 4 divide it, so that their frequencies fall on whole bins.
 WINDOW = 48
 #: Bins at these distances on both sides of a frequency show how much energy content alone would have there.
-OFFSETS = (-5, -4, -3, 3, 4, 5)
+OFFSETS = (-3, 3, -4, 4, -5, 5)
 
 
 def spectral_peaks(image: Tensor, periods: Sequence[int] = (2, 3, 4)) -> dict[int, Tensor]:
@@ -58,6 +58,6 @@ def _periodogram(image: Tensor) -> Tensor:
 
 def _peak(power: Tensor, row: int, column: int) -> Tensor:
     """Power of one bin over the mean of bins near it on its own axes, where 1/f content has the same level."""
-    near = [(0, d) for d in OFFSETS if column] + [(d, 0) for d in OFFSETS if row]
+    near = [(d, 0) for d in OFFSETS if row] + [(0, d) for d in OFFSETS if column]
     around = torch.stack([power[(row + i) % WINDOW, (column + j) % WINDOW] for i, j in near])
     return power[row, column] / around.mean().clamp_min(1e-30)

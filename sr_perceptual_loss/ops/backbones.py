@@ -1,7 +1,7 @@
 """Backbones of the network critics: timm's vision transformer with taps, and residual stages.
 
-Sources: Dosovitskiy et al., arXiv 2010.11929, in timm's key layout of ``vit_base_patch8_224`` at its default size; He et
-al., arXiv 1512.03385, in the key layout of torchvision and timm (the stride of a bottleneck is in its 3x3 convolution).
+Source: Dosovitskiy et al., arXiv 2010.11929 (timm's ``vit_base_patch8_224`` at the default size); He et al., arXiv
+1512.03385, in the key layout of torchvision and timm (the stride of a bottleneck is in its 3x3 convolution).
 """
 
 from __future__ import annotations

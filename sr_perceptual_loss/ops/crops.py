@@ -1,9 +1,9 @@
-"""Aligned crops of an image pair: how many, how large, at which scales, and what to do with small patches."""
+"""Aligned crops of an image pair: how many, how large, at which scales, and how to enlarge small patches."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch import Tensor
 from sr_perceptual_loss.checks import as_int, check_choice, check_known_keys
 from sr_perceptual_loss.errors import InputError
 
-__all__ = ["CropPlan", "crop_boxes", "crop_pairs", "grow"]
+__all__ = ["CropPlan", "crop_boxes", "crop_pairs", "enlarge"]
 
 SMALL_POLICIES = ("error", "reflect", "resize")
 POSITIONS = ("random", "grid", "center")
@@ -23,17 +23,20 @@ Box = Sequence[tuple[int, int]]
 
 @dataclass(frozen=True)
 class CropPlan:
-    """Which aligned crops of a pair a critic sees.
+    """Which aligned crops of a pair a critic scores.
 
     Attributes:
         size: side of the square crop; None takes the critic's fixed size, or the whole image if it has none.
         count: crops per scale.
         scales: divisors of the image size; scales at which the image is smaller than the crop are left out.
         small: patches smaller than the crop at scale 1: ``error``, ``reflect`` (mirror at the borders) or ``resize``
-            (antialiased bicubic enlargement, both images alike).
+            (antialiased bicubic enlargement of both images).
         position: ``random`` (own generator, another box per image), ``grid`` (evenly spaced over the image, the same
             for every image) or ``center``.
         seed: of the private generator; the global random state is never touched.
+
+    Raises:
+        InputError: a wrong value.
     """
 
     size: int | None = None
@@ -44,22 +47,24 @@ class CropPlan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Coerce what YAML delivers and refuse the rest, at construction."""
-        if self.size is not None:
-            object.__setattr__(self, "size", as_int("crops.size", self.size, minimum=1))
-        object.__setattr__(self, "count", as_int("crops.count", self.count, minimum=1))
-        object.__setattr__(self, "seed", as_int("crops.seed", self.seed))
+        """Convert numbers that YAML delivers as text, and validate."""
         scales = self.scales if isinstance(self.scales, list | tuple) else (self.scales,)
-        scales = tuple(as_int("crops.scales", s, minimum=1) for s in scales)
         if not scales:
             raise InputError("crops.scales: got an empty list, expected divisors such as [1, 2, 3].")
-        object.__setattr__(self, "scales", scales)
+        numbers: dict[str, object] = {
+            "size": None if self.size is None else as_int("crops.size", self.size, minimum=1),
+            "count": as_int("crops.count", self.count, minimum=1),
+            "scales": tuple(as_int("crops.scales", scale, minimum=1) for scale in scales),
+            "seed": as_int("crops.seed", self.seed),
+        }
+        for name, number in numbers.items():
+            object.__setattr__(self, name, number)
         check_choice("crops.small", self.small, SMALL_POLICIES)
         check_choice("crops.position", self.position, POSITIONS)
 
     @classmethod
     def from_config(cls, value: CropPlan | Mapping[str, object] | int | None) -> CropPlan:
-        """A plan from what a YAML or a caller writes: a plan, a mapping of its fields, a crop size, or None.
+        """A plan from the value of a YAML key: a plan, a mapping of its fields, a crop size, or None.
 
         Raises:
             InputError: unknown key or wrong value.
@@ -71,13 +76,7 @@ class CropPlan:
         if isinstance(value, Mapping):
             check_known_keys("crops", value, [f.name for f in fields(cls)])
             return cls(**value)  # type: ignore[arg-type]
-        if isinstance(value, str) and not value.strip().isdigit():
-            raise InputError(f"crops: got {value!r}, expected a side such as 224, or a mapping such as {{size: 224}}.")
         return cls(size=as_int("crops", value, minimum=1))
-
-    def as_dict(self) -> dict[str, object]:
-        """Plain values, for logs."""
-        return asdict(self)
 
 
 def _wide(image: Tensor) -> Tensor:
@@ -85,31 +84,30 @@ def _wide(image: Tensor) -> Tensor:
     return image.to(torch.promote_types(image.dtype, torch.float32))
 
 
-def grow(image: Tensor, size: int, policy: str) -> Tensor:
-    """Enlarge an image so that both sides are at least ``size``; gradients flow.
+def enlarge(image: Tensor, size: int, policy: str) -> Tensor:
+    """Enlarge an image so that both sides are at least ``size``; differentiable.
 
     Args:
         image: (N, C, H, W).
-        size: wanted minimum side.
+        size: minimum side.
         policy: ``reflect`` or ``resize``.
 
     Returns:
         The image itself if it is large enough, else (N, C, H', W'); ``resize`` works in float32 or wider.
     """
     height, width = image.shape[-2:]
-    if min(height, width) >= size:
+    short = min(height, width)
+    if short >= size:
         return image
     if policy == "resize":
-        # Work in whole pixels: rounding size / min * max keeps the aspect ratio to within a pixel.
-        short = min(height, width)
+        # Whole pixels: rounding size / short * side keeps the aspect ratio to within a pixel.
         target = (round(height * size / short), round(width * size / short))
         return F.interpolate(_wide(image), size=target, mode="bicubic", antialias=True, align_corners=False)
     for dim, side in ((2, height), (3, width)):
         if side < size:
             # F.pad(mode="reflect") stops at side - 1; a triangle wave of indices mirrors as often as needed.
             period = max(1, 2 * (side - 1))
-            index = torch.arange(size, device=image.device) - (size - side) // 2
-            index = index.remainder(period)
+            index = (torch.arange(size, device=image.device) - (size - side) // 2).remainder(period)
             image = image.index_select(dim, torch.minimum(index, period - index) if side > 1 else index * 0)
     return image
 
@@ -127,13 +125,16 @@ def crop_boxes(
         generator: CPU generator for ``random``.
 
     Returns:
-        ``count`` boxes, each a list of N (top, left). Every corner with the crop inside is equally likely under
-        ``random``; ``grid`` takes the smallest rows x columns >= count and keeps the first ``count``.
+        ``count`` boxes, each a list of N (top, left); a single one where the crop is the image. ``random`` draws every
+        corner with the crop inside with equal probability; ``grid`` takes the smallest rows x columns >= count and
+        keeps the first ``count``.
     """
     n, height, width = shape
     free = (height - size, width - size)
-    if position == "center" or free == (0, 0):
-        return [[(free[0] // 2, free[1] // 2)] * n] * (1 if free == (0, 0) else count)
+    if free == (0, 0):
+        return [[(0, 0)] * n]
+    if position == "center":
+        return [[(free[0] // 2, free[1] // 2)] * n] * count
     if position == "grid":
         return [[corner] * n for corner in _grid(free, count)]
     corners = [torch.randint(0, f + 1, (count, n), generator=generator, device="cpu").tolist() for f in free]
@@ -159,9 +160,9 @@ def crop_pairs(
     """Aligned crops of a pair, scale by scale.
 
     Args:
-        sr: judged images, (N, 3, H, W).
+        sr: SR images, (N, 3, H, W).
         hr: reference images, same shape.
-        plan: what to cut.
+        plan: which crops.
         size: side of the crop, or None for whole images.
         generator: CPU generator for random positions.
 
@@ -169,38 +170,37 @@ def crop_pairs(
         Pairs (N, 3, size, size), or whole images if ``size`` is None; the same boxes in both images.
 
     Raises:
-        InputError: the images are smaller than the crop and the policy is ``error``, or than every scale allows.
+        InputError: the images are smaller than the crop and the policy is ``error``, or at every scale.
     """
+    height, width = sr.shape[-2:]
     empty = True
     for scale in plan.scales:
-        a, b = sr, hr
+        pair = (sr, hr)
         if scale > 1:
-            target = (sr.shape[2] // scale, sr.shape[3] // scale)
+            target = (height // scale, width // scale)
             if min(target) < (size or 1):
                 continue
-            a, b = (
-                F.interpolate(_wide(i), size=target, mode="bilinear", antialias=True, align_corners=False)
-                for i in (a, b)
-            )
-        elif size is not None and min(sr.shape[-2:]) < size:
+            a, b = (F.interpolate(_wide(image), size=target, mode="bilinear", antialias=True) for image in pair)
+            pair = (a, b)
+        elif size is not None and min(height, width) < size:
             if plan.small == "error":
                 raise InputError(
-                    f"crops: got {sr.shape[2]}x{sr.shape[3]} patches, the crop needs {size}x{size}. Set "
-                    f"gt_size: {size} or larger in the YAML (or cut larger patches), or let small patches grow with "
-                    "`crops: {small: resize}` or `{small: reflect}`."
+                    f"crops: got {height}x{width} patches, the crop needs {size}x{size}. Set gt_size: {size} or larger "
+                    "in the YAML (or cut larger patches), or enlarge small patches with `crops: {small: resize}` or "
+                    "`{small: reflect}`."
                 )
-            a, b = grow(a, size, plan.small), grow(b, size, plan.small)
+            pair = (enlarge(sr, size, plan.small), enlarge(hr, size, plan.small))
         empty = False
         if size is None:
-            yield a, b
+            yield pair
             continue
-        shape = (a.shape[0], a.shape[2], a.shape[3])
+        shape = (len(sr), *pair[0].shape[-2:])
         for box in crop_boxes(shape, size, plan.count, plan.position, generator):
-            yield _cut(a, box, size), _cut(b, box, size)
+            yield _cut(pair[0], box, size), _cut(pair[1], box, size)
     if empty:
         raise InputError(
-            f"crops: at none of the scales {list(plan.scales)} is a {sr.shape[2]}x{sr.shape[3]} image as large as the "
-            f"crop ({size}); add scale 1 or use larger images."
+            f"crops: at none of the scales {list(plan.scales)} is a {height}x{width} image as large as the crop "
+            f"({size}); add scale 1 or use larger images."
         )
 
 

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["CHUNK_BYTES", "mixed_deformable", "tap_weights"]
+__all__ = ["mixed_deformable", "tap_weights"]
 
 #: Bytes that the temporaries of one chunk of taps may take; at least one tap is processed at a time. Measured: 8, 12
 #: and 16 MiB take the same time at 16x16 pixels and at 8x8 (batch 4), and 12 is the first to lower the peak at 16x16,
@@ -51,9 +51,7 @@ def tap_weights(weights: Sequence[Tensor]) -> Tensor:
     return torch.cat([weight.flatten(2).permute(2, 0, 1) for weight in weights])
 
 
-def mixed_deformable(
-    image: Tensor, offset: Tensor, taps: Tensor, kernels: Sequence[int], *, chunk_bytes: int = CHUNK_BYTES
-) -> Tensor:
+def mixed_deformable(image: Tensor, offset: Tensor, taps: Tensor, kernels: Sequence[int]) -> Tensor:
     """Stride-1 "same" deformable convolutions of several kernel sizes side by side, without bias.
 
     Differentiable once with respect to all three tensors; only they are kept for the backward pass. Computed in the
@@ -64,7 +62,6 @@ def mixed_deformable(
         offset: (N, 2*T, H, W), (dy, dx) of each tap in the order of ``taps``.
         taps: (T, O, C), see :func:`tap_weights`.
         kernels: side of each branch's kernel, odd; T = sum of k*k.
-        chunk_bytes: limit for the temporaries of one chunk of taps.
 
     Returns:
         (N, len(kernels)*O, H, W) in channels-last memory, the branches one after the other.
@@ -72,9 +69,7 @@ def mixed_deformable(
     # Casts belong to the graph; the function itself gets one precision.
     with torch.autocast(image.device.type, enabled=False):
         wide = torch.promote_types(taps.dtype, torch.float32)
-        result: Tensor = _MixedDeformable.apply(
-            image.to(taps.dtype), offset.to(wide), taps, tuple(kernels), chunk_bytes
-        )
+        result: Tensor = _MixedDeformable.apply(image.to(taps.dtype), offset.to(wide), taps, tuple(kernels))
     return result
 
 
@@ -90,13 +85,10 @@ class _Chunk:
 
 @dataclass(frozen=True)
 class _Corners:
-    """Which rows the samples of one chunk read, for P pixels of all images and K taps; all are (P, K*4).
+    """Samples of one chunk, all (P, K*4) for P pixels of all images and K taps.
 
-    Attributes:
-        index: rows of the mixed map, whose rows are ordered (image, pixel, tap).
-        beta: weights, zero outside the image.
-        slope_y: derivative of ``beta`` with respect to the vertical position.
-        slope_x: the same for the horizontal one.
+    ``index`` are rows of the mixed map, ordered (image, pixel, tap), ``beta`` their weights, zero outside the image, and
+    the slopes the derivatives of ``beta`` with respect to the position.
     """
 
     index: Tensor
@@ -118,14 +110,12 @@ def _chunks(kernels: Sequence[int], per_chunk: int, like: Tensor) -> Iterator[_C
         start += k * k
 
 
-def _taps_per_chunk(
-    chunk_bytes: int, size: tuple[int, int, int], out: int, dtype: torch.dtype, *, backward: bool
-) -> int:
+def _taps_per_chunk(size: tuple[int, int, int], out: int, dtype: torch.dtype, *, backward: bool) -> int:
     """How many taps fit: per tap and pixel the mixed row, its gradient, a matrix row if dense, and the corners."""
     n, height, width = size
     pixels = height * width
     values = (2 * out + 6 * CORNERS + (2 * pixels if pixels <= DENSE_PIXELS else 0)) if backward else out + 3 * CORNERS
-    return max(1, chunk_bytes // (n * pixels * values * dtype.itemsize))
+    return max(1, CHUNK_BYTES // (n * pixels * values * dtype.itemsize))
 
 
 def _axis(position: Tensor, size: int) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -176,13 +166,7 @@ def _as_image(rows: Tensor, size: tuple[int, int, int]) -> Tensor:
 
 
 class _Sampling:
-    """Adjoints of the linear map of one chunk, y(p) += sum of beta * rows.
-
-    Args:
-        corners: which rows are read.
-        images: N; the rows of one image are never read by another's pixels.
-        dense: use the map as one matrix per image.
-    """
+    """Adjoints of the linear map of one chunk, y(p) += sum of beta * rows; ``dense``: with one matrix per image."""
 
     def __init__(self, corners: _Corners, images: int, dense: bool) -> None:
         self.corners, self.images = corners, images
@@ -225,18 +209,16 @@ class _MixedDeformable(torch.autograd.Function):
     """:func:`mixed_deformable`; the backward pass mixes again, chunk by chunk, instead of keeping mixed maps."""
 
     @staticmethod
-    def forward(
-        ctx: Any, image: Tensor, offset: Tensor, taps: Tensor, kernels: tuple[int, ...], chunk_bytes: int
-    ) -> Tensor:
+    def forward(ctx: Any, image: Tensor, offset: Tensor, taps: Tensor, kernels: tuple[int, ...]) -> Tensor:
         # The gradient of the image alone does not need the image.
         needs_rows = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         ctx.save_for_backward(image if needs_rows else None, offset, taps)
-        ctx.kernels, ctx.chunk_bytes, ctx.shape = kernels, chunk_bytes, image.shape
+        ctx.kernels, ctx.shape = kernels, image.shape
         n, channels, height, width = image.shape
         size, out = (n, height, width), taps.shape[1]
         rows, flat = _rows(image), _rows(offset)
         result = [rows.new_zeros(len(rows), out) for _ in kernels]
-        for chunk in _chunks(kernels, _taps_per_chunk(chunk_bytes, size, out, taps.dtype, backward=False), flat):
+        for chunk in _chunks(kernels, _taps_per_chunk(size, out, taps.dtype, backward=False), flat):
             mixed = F.linear(rows, taps[chunk.first : chunk.last].reshape(-1, channels)).view(-1, out)
             corners = _corners(flat, chunk, size, rows.dtype)
             result[chunk.branch] += F.embedding_bag(corners.index, mixed, mode="sum", per_sample_weights=corners.beta)
@@ -244,7 +226,7 @@ class _MixedDeformable(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        # PyTorch's `once_differentiable` does not raise where `grad` is a constant; the second derivative is then wrong.
+        # `once_differentiable` does not raise where `grad` is a constant, and the second derivative is then wrong.
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             raise NotImplementedError(
                 "deformable convolution: second derivatives (create_graph=True) are not supported; use another critic."
@@ -260,7 +242,7 @@ class _MixedDeformable(torch.autograd.Function):
             grad_rows = grad.new_zeros(pixels, channels) if needs_image else None
             grad_flat = torch.empty_like(flat) if needs_offset else None
             grad_taps = torch.empty_like(taps) if needs_taps else None
-            per_chunk = _taps_per_chunk(ctx.chunk_bytes, size, out, taps.dtype, backward=True)
+            per_chunk = _taps_per_chunk(size, out, taps.dtype, backward=True)
             for chunk in _chunks(ctx.kernels, per_chunk, flat):
                 matrix = taps[chunk.first : chunk.last].reshape(-1, channels)
                 corners = _corners(flat, chunk, size, taps.dtype)
@@ -278,10 +260,5 @@ class _MixedDeformable(torch.autograd.Function):
                     grad_rows.addmm_(grad_mixed, matrix)
                 if grad_taps is not None and rows is not None:
                     grad_taps[chunk.first : chunk.last] = (grad_mixed.mT @ rows).view(-1, out, channels)
-        return (
-            None if grad_rows is None else _as_image(grad_rows, size),
-            None if grad_flat is None else _as_image(grad_flat, size),
-            grad_taps,
-            None,
-            None,
-        )
+        grad_image = None if grad_rows is None else _as_image(grad_rows, size)
+        return grad_image, None if grad_flat is None else _as_image(grad_flat, size), grad_taps, None

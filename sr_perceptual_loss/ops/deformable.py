@@ -14,7 +14,7 @@ from torchvision.ops import deform_conv2d
 from sr_perceptual_loss.checks import check_choice
 from sr_perceptual_loss.ops.deform_mix import mixed_deformable, tap_weights
 
-__all__ = ["KERNELS", "DeformableConv2d", "deformable_branches", "deformable_taps"]
+__all__ = ["KERNELS", "DeformableConv2d", "deformable_taps"]
 
 #: "auto": the fastest equal implementation on the device; "reference": torchvision's operator.
 KERNELS = ("auto", "reference")
@@ -52,26 +52,6 @@ def deformable_taps(image: Tensor, offset: Tensor, taps: Tensor, sides: Sequence
         return torch.cat(branches, dim=1)
 
 
-def deformable_branches(
-    image: Tensor, offsets: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor], kernels: str = "auto"
-) -> Tensor:
-    """:func:`deformable_taps` with the offsets, weights and biases of each branch.
-
-    Args:
-        image: (N, C, H, W).
-        offsets: (N, 2*k*k, H, W) of each branch.
-        weights: (O, C, k, k) of each branch, the same O in all.
-        biases: (O,) of each branch.
-        kernels: one of :data:`KERNELS`.
-
-    Returns:
-        (N, branches*O, H, W).
-    """
-    sides = [weight.shape[-1] for weight in weights]
-    result = deformable_taps(image, torch.cat(list(offsets), dim=1), tap_weights(weights), sides, kernels)
-    return result + torch.cat(list(biases)).view(-1, 1, 1)
-
-
 class DeformableConv2d(nn.Module):
     """One deformable convolution with weight and bias; the offsets are an input.
 
@@ -90,4 +70,5 @@ class DeformableConv2d(nn.Module):
 
     def forward(self, x: Tensor, offset: Tensor, kernels: str = "auto") -> Tensor:
         """(N, C, H, W), (N, 2*k*k, H, W) -> (N, O, H, W)."""
-        return deformable_branches(x, [offset], [self.weight], [self.bias], kernels)
+        taps, side = tap_weights([self.weight]), self.weight.shape[-1]
+        return deformable_taps(x, offset, taps, (side,), kernels) + self.bias.view(-1, 1, 1)

@@ -1,4 +1,4 @@
-"""Per-image SSIM: a thin face over pytorch-msssim, in float32 or wider even inside autocast."""
+"""Per-image SSIM by pytorch-msssim, in float32 or wider even inside autocast."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 from sr_perceptual_loss.checks import check_pair
 from sr_perceptual_loss.errors import InputError
 
-__all__ = ["ssim"]
+__all__ = ["ssim", "ssim_checked"]
 
 
 def _gaussian(size: int, sigma: float, like: Tensor) -> Tensor:
-    """1-D window, (3, 1, 1, size), in float64: the library's own is rounded to float32, which moves scores by 1e-6."""
+    """1-D window, (3, 1, 1, size), in float64: the library's is rounded to float32, which moves scores by 1e-6."""
     x = torch.arange(size, dtype=torch.float64, device="cpu") - size // 2
     window = torch.exp(-(x**2) / (2 * sigma**2))
     return (window / window.sum()).to(like).expand(3, 1, 1, size).contiguous()
@@ -26,7 +26,7 @@ def ssim(sr: Tensor, hr: Tensor, *, window: int = 11, sigma: float = 1.5) -> Ten
     map is not clamped.
 
     Args:
-        sr: judged image, (N, 3, H, W) RGB in [0, 1], sides >= ``window``.
+        sr: SR (distorted) image, (N, 3, H, W) RGB in [0, 1], sides >= ``window``.
         hr: reference image, same shape.
         window: side of the Gaussian window, odd.
         sigma: its standard deviation in pixels.
@@ -41,6 +41,11 @@ def ssim(sr: Tensor, hr: Tensor, *, window: int = 11, sigma: float = 1.5) -> Ten
     IEEE TIP 13 (2004), equation (13).
     """
     check_pair(sr, hr)
+    return ssim_checked(sr, hr, window=window, sigma=sigma)
+
+
+def ssim_checked(sr: Tensor, hr: Tensor, *, window: int = 11, sigma: float = 1.5) -> Tensor:
+    """:func:`ssim` for callers that have validated the pair; only the window is checked."""
     if window < 3 or window % 2 == 0:
         raise InputError(f"window: got {window}, expected an odd number >= 3.")
     if min(sr.shape[-2:]) < window:

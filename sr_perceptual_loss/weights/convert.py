@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -22,17 +22,7 @@ from sr_perceptual_loss.weights.file import SUFFIX, first_bytes, save, sha256_of
 from sr_perceptual_loss.weights.manifest import AbsoluteCheckpoint, WeightsEntry, recognise
 from sr_perceptual_loss.weights.matching import Storable, Suggest, drop_aliases, load_state, stored_entries
 
-__all__ = [
-    "MUST_BE_TRAINED",
-    "ConversionReport",
-    "Remap",
-    "convert",
-    "is_warm_start",
-    "read_checkpoint",
-    "state_dict_in",
-    "summary",
-    "warm_start",
-]
+__all__ = ["MUST_BE_TRAINED", "ConversionReport", "convert", "is_warm_start", "summary", "warm_start"]
 
 #: Begins ``srpl.training`` in the header of every file that :func:`warm_start` writes.
 MUST_BE_TRAINED = "warm start, absolute quality, not RQI-trained: must be trained"
@@ -52,55 +42,35 @@ _CLASSIFIERS = ("fc.", "head.", "head_dist.", "classifier.")
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What a conversion or a warm start did.
+    """What a conversion or a warm start did."""
 
-    Attributes:
-        out: the written file.
-        sha256: of the written file.
-        entries: number of entries in it.
-        wrapper: key or keys under which the weights lay in the checkpoint, empty for a plain state dict.
-        source_sha256: of the checkpoint.
-        dropped: published entries that never influence the score and were left out.
-        random: entries of a warm start that no file gave; they have the values of the seed.
-    """
-
-    out: Path
-    sha256: str
-    entries: int
-    wrapper: str
-    source_sha256: str
-    dropped: tuple[str, ...] = ()
-    random: tuple[str, ...] = ()
+    out: Path  # the written file
+    sha256: str  # of the written file
+    entries: int  # their number
+    wrapper: str  # key or keys under which the weights lay in the checkpoint, empty for a plain state dict
+    source_sha256: str  # of the checkpoint
+    dropped: tuple[str, ...] = ()  # published entries that never influence the score and were left out
+    random: tuple[str, ...] = ()  # entries of a warm start that no file gave; they have the values of the seed
 
 
-class _NumpyType:
-    """Stands in for ``numpy.dtype`` while a checkpoint is read; it forgets its arguments."""
+class _NumpyValue:
+    """Stands in for a numpy scalar and its dtype while a checkpoint is read; it forgets its arguments."""
 
     def __init__(self, *_: object) -> None:
         pass
 
-    def __setstate__(self, _: object) -> None:
-        pass
+    __setstate__ = __init__
 
 
-def _numpy_scalar(*_: object) -> None:
-    """Stands in for the function that makes a numpy scalar: epochs and losses beside the weights become None."""
-
-
-#: Training codes leave numpy scalars beside the weights. No code of numpy is run: the two names that such a scalar
-#: needs, in the spelling of numpy 1 and 2, lead to the stand-ins above.
+#: Training codes leave numpy scalars (epochs, losses) beside the weights. No code of numpy is run: the names that such
+#: a scalar needs, in the spelling of numpy 1 and 2, lead to the stand-in.
 _STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-    (_NumpyType, "numpy.dtype"),
-    (_numpy_scalar, "numpy.core.multiarray.scalar"),
-    (_numpy_scalar, "numpy._core.multiarray.scalar"),
+    (_NumpyValue, name) for name in ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 ]
 
 
 def read_checkpoint(path: Path) -> object:
-    """The content of a checkpoint (``.pt``, ``.pth``, ..., or a foreign ``.safetensors``); never runs code of it.
-
-    Returns:
-        What ``torch.save`` was given; numpy scalars come back as None.
+    """What ``torch.save`` was given, with a placeholder for each numpy scalar; never runs code of the file.
 
     Raises:
         WeightsError: absent, damaged, or it holds anything but tensors and plain values.
@@ -124,9 +94,9 @@ def _refusal(error: Exception) -> str:
     blocked = re.search(r"GLOBAL ([\w.]*\w)", text)
     if blocked:
         return (
-            f"refused: it asks for the Python object '{blocked[1]}', which may run code when the file is opened. Nothing "
-            "was executed and there is no unsafe fallback. Ask its authors for a plain state dict or a .safetensors "
-            "file, or export one in a sandbox: torch.save(model.state_dict(), FILE)."
+            f"refused: it asks for the Python object '{blocked[1]}', which may run code when the file is opened. "
+            "Nothing was executed and there is no unsafe fallback. Ask its authors for a plain state dict or a "
+            ".safetensors file, or export one in a sandbox: torch.save(model.state_dict(), FILE)."
         )
     detail = type(error).__name__ if "weights_only" in text or not text else f"{type(error).__name__}: {text[:200]}"
     return (
@@ -142,18 +112,11 @@ def state_dict_in(
 
     Without ``key`` it is looked for under the usual keys. A checkpoint with one dict per part of the network
     (``NAME_state_dict`` or ``NAME_model_state_dict``, NAME of ``parts``) is put together.
-
-    Raises:
-        WeightsError: there is none; the message names ``path``.
     """
-    if not isinstance(content, Mapping):
-        raise WeightsError(f"{path}: holds {type(content).__name__}, expected a state dict (names and tensors).")
     wrapper, state = key or "", content
     if key is not None:
-        if key not in content:
-            raise WeightsError(f"{path}: has no key '{key}'. Its keys: {_keys(content)}.")
-        state = content[key]
-    elif not _is_state(content):
+        state = content.get(key) if isinstance(content, Mapping) else None
+    elif isinstance(content, Mapping) and not _is_state(content):
         wrapper = next((name for name in _WRAPPERS if isinstance(content.get(name), Mapping)), "")
         by_part = {} if wrapper else _keys_by_part(content, parts)
         if by_part:
@@ -161,9 +124,11 @@ def state_dict_in(
             return joined, ", ".join(by_part.values())
         state = content[wrapper] if wrapper else content
     if not _is_state(state):
+        keys = [*map(str, content)] if isinstance(content, Mapping) else [type(content).__name__]
         raise WeightsError(
-            f"{path}: no state dict{f' under {wrapper!r}' if wrapper else ''} (it holds: {_keys(state)}); expected names "
-            f"and tensors, plain or under one of {', '.join(_WRAPPERS)}. Name the key: srpl convert {path} --key KEY"
+            f"{path}: no state dict{f' under {wrapper!r}' if wrapper else ''} (it holds: "
+            f"{', '.join(keys)[:200] or 'nothing'}); expected names and tensors, plain or under one of "
+            f"{', '.join(_WRAPPERS)}. Name the key: srpl convert {path} --key KEY"
         )
     return _bare(state), wrapper
 
@@ -183,17 +148,10 @@ def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return bare
 
 
-def _is_state(content: object) -> bool:
+def _is_state(content: object) -> TypeGuard[Mapping[str, Tensor]]:
     if not isinstance(content, Mapping):
         return False
     return bool(content) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
-
-
-def _keys(content: object) -> str:
-    if not isinstance(content, Mapping):
-        return type(content).__name__
-    names = [str(name) for name in content]
-    return ", ".join(names[:8]) + (f", ... ({len(names)} in all)" if len(names) > 8 else "") or "nothing"
 
 
 def convert(
@@ -234,15 +192,8 @@ def convert(
         )
     state = {k: v for k, v in source.state.items() if k not in source.unused}
     load_state(critic, state, source.name, suggest, f" {to_warm_start}" if critic.card.relative else "")
-    sha256 = save(
-        critic,
-        out,
-        training_data=entry.training_data if entry else "",
-        licence=entry.licence if entry else "",
-        commercial_use=entry.commercial_use if entry else None,
-        origin=entry.origin if entry else "",
-        source_sha256=source.sha256,
-    )
+    origin = entry.origin if entry else ""
+    sha256 = save(critic, out, origin=origin, source_sha256=source.sha256, **_facts(entry))
     dropped = source.unused | {k for k in source.published if k not in source.state and k.startswith(critic.unused)}
     entries = len(stored_entries(critic))
     return ConversionReport(out, sha256, entries, source.wrapper, source.sha256, dropped=tuple(sorted(dropped)))
@@ -261,6 +212,12 @@ class _Source:
         self.state = (remap or critic.remap_official)(drop_aliases(self.published, critic.aliases, self.name))
         expected = critic.state_dict()
         self.unused = {k for k in self.state if k not in expected and k.startswith(critic.unused)}
+
+
+def _facts(source: WeightsEntry | AbsoluteCheckpoint | None) -> dict[str, Any]:
+    if source is None:
+        return {}
+    return {name: getattr(source, name) for name in ("training_data", "licence", "commercial_use")}
 
 
 def _parts_of(critic: Storable) -> set[str]:
@@ -325,17 +282,14 @@ def warm_start(
         state |= _backbone(as_path(file), part, expected, critic.unused)
     random = tuple(k for k in expected if k not in state)
     load_state(critic, {**expected, **state}, " + ".join([source.name, *map(str, backbones.values())]), suggest)
-    known = source.known
     added = [f"{part} from {Path(file).name}" for part, file in backbones.items()]
     sha256 = save(
         critic,
         out,
         training=MUST_BE_TRAINED + (f"; random (seed {seed}): {summary(random)}" if random else ""),
-        training_data=f"{known.training_data} (absolute quality)" if known else "",
-        licence=known.licence if known else "",
-        commercial_use=known.commercial_use if known else None,
-        origin="; ".join([known.description if known else path.name, *added]),
+        origin="; ".join([source.known.description if source.known else path.name, *added]),
         source_sha256=source.sha256,
+        **_facts(source.known),
     )
     return ConversionReport(out, sha256, len(expected), source.wrapper, source.sha256, random=random)
 

@@ -26,18 +26,7 @@ from sr_perceptual_loss.errors import InputError, WeightsError
 from sr_perceptual_loss.weights.manifest import COMMERCIAL_USE
 from sr_perceptual_loss.weights.matching import Storable, Suggest, load_state, refuse_non_finite, stored_entries
 
-__all__ = [
-    "SUFFIX",
-    "WeightsFile",
-    "atomic_path",
-    "first_bytes",
-    "load_weights",
-    "read",
-    "read_header",
-    "save",
-    "sha256_of",
-    "unpack",
-]
+__all__ = ["WeightsFile", "atomic_path", "load_weights", "read", "save", "sha256_of"]
 
 SUFFIX = ".safetensors"
 FORMAT = "1"
@@ -77,39 +66,32 @@ def read(path: str | Path) -> WeightsFile:
         WeightsError: not found, not ours, damaged, or a format that could run code when opened.
     """
     path = as_path(path)
-    metadata = read_header(path)
-    config = _parse_config(path, metadata.get("srpl.config", "{}"))
-    return WeightsFile(path, metadata["srpl.critic"], config, unpack(path)[1], metadata, sha256_of(path))
-
-
-def read_header(path: Path) -> dict[str, str]:
-    """The header of one of our files, all ``srpl.*`` keys; no tensor is read. Raises as :func:`read`."""
     first_bytes(path)
     if path.suffix != SUFFIX:
         raise WeightsError(
             f"{path}: got the suffix {path.suffix!r}, expected {SUFFIX}, since pickles such as .pth may run code when "
             f"opened. Convert it once: srpl convert {path} --critic NAME"
         )
-    metadata, entries = unpack(path, tensors=False)
+    metadata, state = unpack(path)
     if "srpl.format" not in metadata or "srpl.critic" not in metadata:
         raise WeightsError(
             f"{path}: a safetensors file, but not one of this package: 'srpl.format' or 'srpl.critic' is not in its "
-            f"header (entries: {', '.join([*entries][:5]) or 'none'}). To use it: srpl convert {path} --critic NAME"
+            f"header (entries: {', '.join([*state][:5]) or 'none'}). To use it: srpl convert {path} --critic NAME"
         )
     if metadata["srpl.format"] != FORMAT:
         raise WeightsError(
             f"{path}: written in format {metadata['srpl.format']!r} by sr_perceptual_loss "
             f"{metadata.get('srpl.version', '?')}; this version ({__version__}) reads format {FORMAT!r}: upgrade it."
         )
-    return metadata
+    config = _parse_config(path, metadata.get("srpl.config", "{}"))
+    return WeightsFile(path, metadata["srpl.critic"], config, state, metadata, sha256_of(path))
 
 
-def unpack(path: Path, *, tensors: bool = True) -> tuple[dict[str, str], dict[str, Any]]:
-    """Header and entries of any safetensors file (``tensors=False``: names only); raises unless it is whole."""
+def unpack(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and tensors of any safetensors file; one that is cut, padded or damaged is refused as a whole."""
     try:
         with safe_open(path, framework="pt") as file:
-            entries = {name: file.get_tensor(name) if tensors else None for name in file.keys()}  # noqa: SIM118
-            return dict(file.metadata() or {}), entries
+            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"{path}: is not a whole safetensors file ({error}): cut short, damaged, or another format under this "
@@ -119,10 +101,9 @@ def unpack(path: Path, *, tensors: bool = True) -> tuple[dict[str, str], dict[st
 
 def first_bytes(path: Path) -> bytes:
     """The first bytes of a file that may hold weights; raises if it is absent, a folder, empty or a web page."""
-    if not path.exists():
-        raise WeightsError(f"{path}: no such file. Give the path of an existing file, or a tag (see: srpl list).")
-    if path.is_dir():
-        raise WeightsError(f"{path}: is a folder, expected a file; give the path of the file inside it.")
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise WeightsError(f"{path}: {what}. Give the path of an existing file, or a tag (see: srpl list).")
     with path.open("rb") as file:
         head = file.read(512)
     if not head:
@@ -238,11 +219,7 @@ def _sha256(path: Path, *_: int) -> str:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path``: moved over it if the block succeeds, removed if it fails.
-
-    Raises:
-        WeightsError: the place cannot be written, or the disk is full.
-    """
+    """A temporary name beside ``path``: moved over it if the block succeeds, removed if it fails (WeightsError)."""
     path = path.resolve()  # a link stays a link: the file that it points to is replaced
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:

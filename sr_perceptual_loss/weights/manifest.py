@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -55,18 +54,12 @@ class AbsoluteCheckpoint:
     name or hash tells what they are.
     """
 
-    filename: str  # as published; it may contain the first digits of the SHA-256
+    filename: str  # as published; most contain the first eight digits of the SHA-256
     critic: str  # whose layout it has
     metric: str
     training_data: str
     licence: str
     commercial_use: bool | None
-
-    @property
-    def sha256(self) -> str:
-        """First digits of the SHA-256 as the file name states them; empty where it does not."""
-        match = re.search(r"-([0-9a-f]{8})\.pth$", self.filename)
-        return match[1] if match else ""
 
     @property
     def description(self) -> str:
@@ -103,7 +96,4 @@ ADVICE: Mapping[str, str] = {
 
 def recognise(filename: str, sha256: str) -> AbsoluteCheckpoint | None:
     """The known checkpoint that a file is, by its name or its SHA-256 (also when renamed); None for any other."""
-    for known in ABSOLUTE:
-        if filename == known.filename or (known.sha256 and sha256.startswith(known.sha256)):
-            return known
-    return None
+    return next((k for k in ABSOLUTE if filename == k.filename or f"-{sha256[:8]}." in k.filename), None)

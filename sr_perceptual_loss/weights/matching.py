@@ -53,11 +53,7 @@ def stored_entries(critic: Storable) -> dict[str, Tensor]:
 
 
 def drop_aliases(state: Mapping[str, Tensor], aliases: Sequence[tuple[str, str]], source: str) -> dict[str, Tensor]:
-    """A copy without the entries that repeat others under a second name.
-
-    Raises:
-        WeightsError: an entry and its duplicate differ, so they cannot be one module.
-    """
+    """A copy without the entries that repeat others under a second name; they must be equal to be one module."""
     out = dict(state)
     for duplicate, kept in aliases:
         pairs = [(key, kept + key.removeprefix(duplicate)) for key in state if key.startswith(duplicate)]
@@ -95,7 +91,7 @@ def load_state(
         hint = f" These entries look like the critic '{better}': use that name." if better and better != name else ""
         only_missing = len(faults) == 1 and bool(given) and given.keys() < expected.keys()
         raise WeightsError(
-            f"{source}: does not fit the critic '{name}' ({len(expected)} entries expected, {len(given)} given). "
+            f"{source}: does not fit the critic '{name}' ({len(expected)} entries expected, {len(given)} found). "
             f"{'; '.join(faults)}.{hint} Nothing was loaded: give a file of '{name}', or build the critic with the "
             "constructor arguments of the file." + (incomplete if only_missing else "")
         )

@@ -1,19 +1,17 @@
-"""A runner, pictures, and a small critic that is registered for one test."""
+"""A runner, images, and a small critic that is registered for one test."""
 
 from __future__ import annotations
 
-import hashlib
-
 import pytest
 import torch
+from local_hub import LocalHub
+from PIL import Image
 from torch import nn
-from torchvision.io import write_png
 from typer.testing import CliRunner
 
 from sr_perceptual_loss.cli.app import app
 from sr_perceptual_loss.critics import registry
 from sr_perceptual_loss.critics.base import Critic, CriticCard, SizeRule
-from sr_perceptual_loss.weights.hub import Resolved
 from sr_perceptual_loss.weights.manifest import WeightsEntry
 
 
@@ -57,18 +55,6 @@ class Small(Critic):
         return -(sr - target[0]).abs().mean((1, 2, 3)) * self.weight * self.config["scale"]
 
 
-class FakeHub:
-    def __init__(self, content: bytes) -> None:
-        self.content = content
-
-    def resolve(self, repo, filename, revision):
-        return Resolved("a" * 40, hashlib.sha256(self.content).hexdigest(), len(self.content))
-
-    def download(self, repo, filename, commit, folder):
-        (folder / filename).write_bytes(self.content)
-        return folder / filename
-
-
 @pytest.fixture
 def srpl(tmp_path, monkeypatch):
     monkeypatch.setenv("SRPL_HOME", str(tmp_path / "store"))
@@ -93,18 +79,20 @@ def checkpoint(small, tmp_path):
 
 @pytest.fixture
 def hub(monkeypatch, checkpoint):
-    monkeypatch.setattr("sr_perceptual_loss.weights.fetching.Hub", lambda: FakeHub(checkpoint.read_bytes()))
+    with LocalHub(checkpoint.read_bytes()) as served:
+        served.connect(monkeypatch)
+        yield served
 
 
 @pytest.fixture
 def picture(tmp_path):
-    """Writes a gray picture of one level, or a given uint8 tensor."""
+    """Writes a gray image of one level, or a given uint8 tensor (3 channels, or 1)."""
 
     def make(name, level=100, height=20, width=24, image=None):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         image = torch.full((3, height, width), level, dtype=torch.uint8) if image is None else image
-        write_png(image, str(path))
+        Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy()).save(path)
         return path
 
     return make

@@ -1,4 +1,4 @@
-"""srpl metrics: the CSV, the means, continuation after an interruption, critics, and the user's own function."""
+"""srpl metrics: the CSV, the means, continuation after an interruption, critics, and a function of the user."""
 
 from __future__ import annotations
 
@@ -9,29 +9,22 @@ import sys
 
 import pytest
 import torch
-import typer
 from pairs import make_pair
-from typer.testing import CliRunner
 
-from sr_perceptual_loss.cli.app import Commands
-from sr_perceptual_loss.cli.metrics import metrics
 from sr_perceptual_loss.critics import create_critic
+from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.lab.data.images import read_image
 from sr_perceptual_loss.lab.evaluation import metric_set
+from sr_perceptual_loss.lab.evaluation.file_lock import file_lock
 from sr_perceptual_loss.lab.evaluation.metric_table import MetricTable, Row, means
 from sr_perceptual_loss.lab.evaluation.sr_metrics import psnr, ssim_8bit
+from sr_perceptual_loss.weights import save_weights
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    """The command by itself, with the error handling of the application."""
-    monkeypatch.setenv("SRPL_HOME", str(tmp_path / "store"))
+def run(srpl, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv("COLUMNS", "200")
-    app = typer.Typer(cls=Commands)
-    app.callback()(lambda: None)
-    app.command("metrics")(metrics)
-    return lambda *arguments: CliRunner().invoke(app, ["metrics", *(str(a) for a in arguments)])
+    return lambda *arguments: srpl("metrics", *arguments)
 
 
 def uint8(image):
@@ -70,12 +63,12 @@ def test_csv_and_json_hold_the_values_of_the_library(run, folders, tmp_path):
     assert float(rows[0]["ssim_rgb"]) == ssim_8bit(sr, hr, border=4, channel="rgb")
     expected = create_critic("haarpsi").score(sr[None], hr[None]).item()
     assert float(rows[0]["haarpsi"]) == pytest.approx(expected, abs=1e-6)
-    found = json.loads(result.stdout)
+    report = json.loads(result.stdout)
     for name in ("ssim_rgb", "psnr_y", "haarpsi"):
         mean = sum(float(row[name]) for row in rows[:3]) / 3
-        assert float(rows[3][name]) == pytest.approx(mean, rel=1e-12) == found["means"][name]
-        assert found["images"]["b_x4.png"][name] == float(rows[1][name])
-    assert found["better"] == {"ssim_rgb": "higher", "psnr_y": "higher", "haarpsi": "higher"}
+        assert float(rows[3][name]) == pytest.approx(mean, rel=1e-12) == report["means"][name]
+        assert report["images"]["b_x4.png"][name] == float(rows[1][name])
+    assert report["better"] == {"ssim_rgb": "higher", "psnr_y": "higher", "haarpsi": "higher"}
     assert f"wrote {out}" in result.stderr
 
 
@@ -85,7 +78,7 @@ def test_table_on_stdout(run, folders):
     values = [psnr(*images_of(folders, name), border=4) for name in "abc"]
     assert f"{sum(values) / 3:.4f}" in result.stdout
     assert "BT.601 luma, studio range" in result.stdout
-    assert "no --out: the rows were not kept" in result.stderr
+    assert "--out" in result.stderr
 
 
 def test_border_follows_the_scale_or_crop(run, folders):
@@ -99,11 +92,11 @@ def test_equal_images_are_counted_and_left_out_of_the_mean(run, folders):
     sr, hr = folders
     (sr / "b_x4.png").write_bytes((hr / "b.png").read_bytes())
     out = sr.parent / "m.csv"
-    found = json.loads(run(sr, hr, "--metrics", "psnr_y,psnr_rgb,ssim_y", "--json", "--out", out).stdout)
-    assert found["images"]["b_x4.png"]["psnr_y"] == "inf"
-    finite = [found["images"][f"{name}_x4.png"]["psnr_y"] for name in "ac"]
-    assert found["means"]["psnr_y"] == pytest.approx(sum(finite) / 2, rel=1e-12)
-    assert found["infinite"] == {"psnr_y": 1, "psnr_rgb": 1}
+    report = json.loads(run(sr, hr, "--metrics", "psnr_y,psnr_rgb,ssim_y", "--json", "--out", out).stdout)
+    assert report["images"]["b_x4.png"]["psnr_y"] == "inf"
+    finite = [report["images"][f"{name}_x4.png"]["psnr_y"] for name in "ac"]
+    assert report["means"]["psnr_y"] == pytest.approx(sum(finite) / 2, rel=1e-12)
+    assert report["infinite"] == {"psnr_y": 1, "psnr_rgb": 1}
     again = run(sr, hr, "--metrics", "psnr_y,psnr_rgb,ssim_y", "--out", out)
     assert "mean without 1 image(s) equal to the reference" in again.stdout
     assert "3 of 3 rows taken from" in again.stderr
@@ -111,13 +104,13 @@ def test_equal_images_are_counted_and_left_out_of_the_mean(run, folders):
 
 
 def test_means_when_all_images_are_equal():
-    found = means([Row("a.png", "a.png", "0", {"psnr_y": math.inf})], ["psnr_y"])["psnr_y"]
-    assert (found.value, found.infinite) == (math.inf, 1)
+    report = means([Row("a.png", "a.png", "0", {"psnr_y": math.inf})], ["psnr_y"])["psnr_y"]
+    assert (report.value, report.infinite) == (math.inf, 1)
 
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Names of the images that were really read and measured."""
+    """Names of the images that were read and measured."""
     seen = []
     real = metric_set.Images.read.__func__
 
@@ -142,7 +135,7 @@ def test_an_interrupted_run_continues_and_gives_the_same_file(run, folders, meas
         assert result.exit_code == 0, result.stderr
         assert measured == ["b_x4.png", "c_x4.png"]
         assert "1 of 3 rows taken from" in result.stderr
-        assert ("1 unreadable line(s), left by an interruption, were removed" in result.stderr) == bool(left)
+        assert ("1 unreadable line(s)" in result.stderr) == bool(left)
         assert out.read_text() == whole
     measured.clear()
     run(*folders, "--out", out)
@@ -155,7 +148,7 @@ def test_rows_are_on_disk_before_the_next_image(run, folders, measured, tmp_path
     good = (folders[0] / "c_x4.png").read_bytes()
     (folders[0] / "c_x4.png").write_bytes(b"no image")
     result = run(*folders, "--out", out)
-    assert result.exit_code == 2 and "c_x4.png: no readable image" in result.stderr
+    assert result.exit_code == 2 and "c_x4.png" in result.stderr
     assert [row["image"] for row in rows_of(out)] == ["a_x4.png", "b_x4.png"]
     (folders[0] / "c_x4.png").write_bytes(good)
     measured.clear()
@@ -184,29 +177,25 @@ def test_other_settings_never_mix(run, folders, tmp_path):
     run(*folders, "--out", out)
     before = out.read_text()
     for options, words in (
-        (("--crop", 2), "border: 4 there, 2 now"),
+        (("--crop", 2), "border: 4 "),
         (("--metrics", "psnr_y"), "columns:"),
-        (("--critic", "haarpsi"), "sources: {} there"),
+        (("--critic", "haarpsi"), "sources: {}"),
     ):
         result = run(*folders, "--out", out, *options)
-        assert result.exit_code == 2
-        assert "was made with other settings" in result.stderr and words in result.stderr
-        assert "Give another --out, or delete" in result.stderr
+        assert result.exit_code == 2 and words in result.stderr and "--out" in result.stderr
         assert out.read_text() == before
     (tmp_path / "m.settings.json").unlink()
     result = run(*folders, "--out", out)
-    assert result.exit_code == 2 and "m.settings.json, which says how it was made, is missing" in result.stderr
+    assert result.exit_code == 2 and "m.settings.json" in result.stderr
     assert out.read_text() == before
 
 
 def test_a_table_with_another_first_line_is_refused(tmp_path):
-    from sr_perceptual_loss import InputError
-
     MetricTable(tmp_path / "m.csv", ["psnr_y"], {})
     (tmp_path / "m.csv").write_text("image,psnr_y\n")
-    with pytest.raises(InputError, match="it was edited since"):
+    with pytest.raises(InputError, match="first line"):
         MetricTable(tmp_path / "m.csv", ["psnr_y"], {})
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="--out"):
         MetricTable(tmp_path / "m.csv" / "x.csv", ["psnr_y"], {})
 
 
@@ -229,18 +218,16 @@ def test_reference_that_is_no_multiple_of_the_scale_is_cut(run, folders, picture
     picture("sr/a_x4.png", image=uint8(hr[0])[:, :23, :32])
     result = run(*folders)
     assert result.exit_code == 2
-    assert "a_x4.png and a.png differ in size (width x height): 32x23 and 35x26" in result.stderr
+    assert all(words in result.stderr for words in ("a_x4.png", "32x23", "35x26"))
 
 
 def test_fixed_size_critic_with_its_weights(run, small, folders, tmp_path):
-    from sr_perceptual_loss.weights.container import save
-
     files = []
     for factor in (1.0, 2.0):
         path = tmp_path / f"w{factor}.safetensors"
         network = small()
         network.weight.data[:] = factor
-        save(network, path)
+        save_weights(network, path)
         files.append(path)
     sr, hr = images_of(folders)
     # 24x32 is covered by 12 boxes of 8x8 without overlap: their mean is the mean of the image.
@@ -256,42 +243,40 @@ def test_fixed_size_critic_with_its_weights(run, small, folders, tmp_path):
     files[1].write_bytes(files[0].read_bytes())
     result = run(*arguments, "--weights", files[1])
     assert result.exit_code == 2 and "sources:" in result.stderr
-    assert "weights 'official' are not on this machine" in run(*arguments).stderr
+    assert "'official'" in run(*arguments).stderr
 
 
 def test_protocol_of_evaluate(run, small, folders, tmp_path):
-    from sr_perceptual_loss.weights.container import save
-
-    save(small(), tmp_path / "w.safetensors")
+    save_weights(small(), tmp_path / "w.safetensors")
     options = ("--critic", "small", "--weights", tmp_path / "w.safetensors", "--json")
     result = run(*folders, *options, "--protocol", "centre")
     assert result.exit_code == 0, result.stderr
-    found = json.loads(result.stdout)
+    report = json.loads(result.stdout)
     sr, hr = (image[:, 8:16, 12:20] for image in images_of(folders))
-    assert found["images"]["a_x4.png"]["small"] == pytest.approx(-float((sr - hr).abs().mean()), rel=1e-5)
-    assert "protocol centre (seed 0)" in found["settings"]["columns"]["small"]
+    assert report["images"]["a_x4.png"]["small"] == pytest.approx(-float((sr - hr).abs().mean()), rel=1e-5)
+    assert "protocol centre (seed 0)" in report["settings"]["columns"]["small"]
     result = run(*folders, *options, "--protocol", "full")
     assert result.exit_code == 2 and "a_x4.png: protocol 'full'" in result.stderr
-    assert "protocol: got 'centr'. Did you mean 'centre'?" in run(*folders, *options, "--protocol", "centr").stderr
+    assert "'centre'" in run(*folders, *options, "--protocol", "centr").stderr
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--protocol", "paper"), "only critics use it"),
-        (("--critic", "haarpsy"), "Did you mean 'haarpsi'?"),
-        (("--critic", "haarpsi", "--critic", "haarpsi"), "name each critic once"),
-        (("--weights", "rqi_maniqa=official"), "expected CRITIC=VALUE with a critic of --critic (given: none)"),
-        (("--metrics", "psnr"), "metrics: got 'psnr'. Did you mean 'psnr_y'?"),
-        (("--metrics", "psnr_y,psnr_y"), "got 'psnr_y' twice"),
-        (("--metrics", ""), "nothing to measure"),
-        (("--metrics", "sf"), "a_x4.png: sf: got 32x24 pixels (width x height), MS-SSIM"),
-        (("--crop", 9), "a_x4.png: border: got 9 pixels on each side of a 32x24 image"),
-        (("--device", "toaster"), "--device: 'toaster' cannot be used here"),
-        (("--pfiqa", "m:f"), "give --lr LR_DIR"),
+        (("--protocol", "paper"), "--critic"),
+        (("--critic", "haarpsy"), "'haarpsi'"),
+        (("--critic", "haarpsi", "--critic", "haarpsi"), "--critic"),
+        (("--weights", "rqi_maniqa=official"), "CRITIC=VALUE"),
+        (("--metrics", "psnr"), "'psnr_y'"),
+        (("--metrics", "psnr_y,psnr_y"), "'psnr_y'"),
+        (("--metrics", ""), "--metrics"),
+        (("--metrics", "sf"), "a_x4.png: sf"),
+        (("--crop", 9), "a_x4.png: border"),
+        (("--device", "toaster"), "'toaster'"),
+        (("--pfiqa", "m:f"), "--lr"),
     ],
 )
-def test_refusals(run, folders, options, words):
+def test_options_that_are_refused(run, folders, options, words):
     result = run(*folders, *options)
     assert result.exit_code == 2
     assert words in result.stderr
@@ -299,18 +284,20 @@ def test_refusals(run, folders, options, words):
 
 def test_files_instead_of_folders_are_refused(run, folders):
     result = run(folders[0] / "a_x4.png", folders[1] / "a.png")
-    assert result.exit_code == 2 and "is no folder" in result.stderr
+    assert result.exit_code == 2 and "SR_DIR" in result.stderr
 
 
 def test_distances_without_their_weights_are_left_out_by_name(run, folders, tmp_path):
     result = run(*folders, "--metrics", "psnr_y,lpips,dists", "--json")
     assert result.exit_code == 0, result.stderr
-    found = json.loads(result.stdout)
-    assert list(found["means"]) == ["psnr_y"]
-    assert len(found["left_out"]) == 2
+    report = json.loads(result.stdout)
+    assert list(report["means"]) == ["psnr_y"]
+    assert len(report["left_out"]) == 2
     place = tmp_path / "torch" / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
-    assert f"https://download.pytorch.org/models/alexnet-owt-7be5be79.pth belongs at {place}" in result.stderr
-    assert "LPIPS v0.1, AlexNet trunk" in result.stderr and "dists_weights.pt" in result.stderr
+    assert (
+        "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth" in result.stderr and str(place) in result.stderr
+    )
+    assert "dists_weights.pt" in result.stderr
     assert run(*folders, "--metrics", "lpips").exit_code == 2
 
 
@@ -340,58 +327,56 @@ def module(tmp_path, monkeypatch):
     return write
 
 
-def test_own_function_gets_sr_lr_and_scale(run, folders, module):
+def test_the_users_function_gets_sr_lr_and_scale(run, folders, module):
     options = module("return lr.mean() * 255 + scale * 100 + (sr.shape == (1, 3, 24, 32))")
     result = run(*folders, "--lr", *options, "--metrics", "psnr_y")
     assert result.exit_code == 0, result.stderr
-    found = json.loads(result.stdout)
-    assert [found["images"][f"{n}_x4.png"]["pfiqa"] for n in "abc"] == pytest.approx([401, 411, 421], abs=1e-3)
-    assert found["settings"]["sources"].keys() == {"pfiqa"}
+    report = json.loads(result.stdout)
+    assert [report["images"][f"{n}_x4.png"]["pfiqa"] for n in "abc"] == pytest.approx([401, 411, 421], abs=1e-3)
+    assert report["settings"]["sources"].keys() == {"pfiqa"}
 
 
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ("return None", "returned NoneType 'None', expected one number"),
-        ("return torch.zeros(2)", "returned Tensor"),
-        ("return '4.5'", "returned str '4.5', expected one number"),
-        ("return True", "returned bool"),
-        ("return float('nan')", "gave nan"),
+        ("return None", "NoneType"),
+        ("return torch.zeros(2)", "Tensor"),
+        ("return '4.5'", "str"),
+        ("return True", "bool"),
+        ("return float('nan')", "nan"),
     ],
 )
-def test_what_an_own_function_may_not_return(run, folders, module, body, words):
+def test_what_a_function_may_not_return(run, folders, module, body, words):
     result = run(*folders, "--lr", *module(body))
     assert result.exit_code == 2
-    assert f"a_x4.png: my_pfiqa:score {words}" in result.stderr
+    assert "a_x4.png" in result.stderr and words in result.stderr
 
 
-def test_own_function_and_lr_that_do_not_fit(run, folders, module, picture, tmp_path):
+def test_a_function_and_lr_that_do_not_fit(run, folders, module, picture, tmp_path):
     options = module("return 1.0")
     lr = options[0]
-    assert "expected MODULE:FUNCTION" in run(*folders, "--lr", lr, "--pfiqa", "my_pfiqa").stderr
-    assert "No module named 'nobody'" in run(*folders, "--lr", lr, "--pfiqa", "nobody:f").stderr
-    assert "has no function 'pfiqa'" in run(*folders, "--lr", lr, "--pfiqa", "my_pfiqa:pfiqa").stderr
+    assert "MODULE:FUNCTION" in run(*folders, "--lr", lr, "--pfiqa", "my_pfiqa").stderr
+    assert "'nobody'" in run(*folders, "--lr", lr, "--pfiqa", "nobody:f").stderr
+    assert "'pfiqa'" in run(*folders, "--lr", lr, "--pfiqa", "my_pfiqa:pfiqa").stderr
     result = run(*folders, "--lr", *options, "--scale", 2)
-    assert "ax4.png and a_x4.png have 8x6 and 32x24 pixels" in result.stderr and result.exit_code == 2
+    assert result.exit_code == 2 and all(words in result.stderr for words in ("ax4.png", "8x6", "32x24"))
     (lr / "bx4.png").rename(lr / "a_x4.png")
     result = run(*folders, "--lr", *options)
     assert result.exit_code == 2
-    assert "--lr: 2 LR images for a.png (a_x4.png, ax4.png), expected one" in result.stderr
+    assert "--lr: 2 LR images for a.png (a_x4.png, ax4.png)" in result.stderr
     (lr / "a_x4.png").unlink()
     assert "--lr: 0 LR images for b.png (none)" in run(*folders, "--lr", *options).stderr
 
 
 def test_two_runs_on_one_file(run, folders, tmp_path):
     """The second is refused at once and touches nothing; when the first has ended, it takes over its rows."""
-    from sr_perceptual_loss.lab.evaluation.file_lock import claimed
-
     out = tmp_path / "m.csv"
-    with claimed(out):
+    with file_lock(out):
         result = run(*folders, "--out", out)
         assert result.exit_code == 2 and not out.exists()
-        assert f"--out {out}: another run is writing this file. Wait for it" in result.stderr
+        assert f"--out {out}: another run" in result.stderr
     assert run(*folders, "--out", out).exit_code == 0
     assert "3 of 3 rows taken from" in run(*folders, "--out", out).stderr
     (tmp_path / "file").write_text("x")
     result = run(*folders, "--out", tmp_path / "file" / "m.csv")
-    assert result.exit_code == 2 and "cannot be written" in result.stderr
+    assert result.exit_code == 2 and "--out" in result.stderr

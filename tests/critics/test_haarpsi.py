@@ -50,7 +50,7 @@ def direct(sr, hr):
     return (torch.logit(mean) / 4.2) ** 2
 
 
-def test_equals_the_formulas_written_out():
+def test_equals_the_formulas():
     sr, hr = make_pair(3, 49, 38, dtype=torch.float64)
     expected = torch.stack([direct(a, b) for a, b in zip(sr, hr, strict=True)])
     # The small constant that keeps 0/0 away costs less than 1e-7.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from pairs import make_pair
+from tiny_critics import CRITICS
 
 from sr_perceptual_loss import (
     Critic,
@@ -15,27 +16,30 @@ from sr_perceptual_loss import (
     get_card,
     list_critics,
     register_critic,
+    save_weights,
 )
 from sr_perceptual_loss.critics import registry
+from sr_perceptual_loss.critics.registry import critic_class, which_critic
 
 
-def test_the_promised_critics_are_there():
-    assert {"haarpsi", "efficient_pban", "rqi_maniqa"} <= set(list_critics())
+def test_the_critics_of_the_package():
+    assert CRITICS == ("efficient_pban", "haarpsi", "rqi_ahiq", "rqi_maniqa", "rqi_topiq", "texture_stats")
 
 
 def test_a_misspelt_critic_gets_the_nearest_name():
     with pytest.raises(UnknownNameError) as error:
         create_critic("rqi_maniga")
-    assert str(error.value).startswith("no critic 'rqi_maniga'. Did you mean 'rqi_maniqa'? Known: ")
+    assert "Did you mean 'rqi_maniqa'?" in str(error.value)
+    with pytest.raises(InputError, match="critic: got 3"):
+        create_critic(3)
 
 
-def test_random_weights_must_be_written_out():
+def test_random_weights_must_be_explicit():
     with pytest.raises(WeightsError, match="weights"):
         create_critic("efficient_pban")
     with pytest.raises(WeightsError, match=r"rqi_weights\.pt"):
         create_critic("rqi_maniqa")
-    with pytest.raises(InputError, match="weights=None"):
-        create_critic("efficient_pban", size="tiny")
+    assert create_critic("tiny_rqi_maniqa", weights=None).config["side"] == 32
 
 
 def test_a_formula_refuses_weights():
@@ -44,17 +48,8 @@ def test_a_formula_refuses_weights():
     assert create_critic("haarpsi", weights=None).card.name == "haarpsi"
 
 
-def test_unknown_size():
-    with pytest.raises(InputError, match="size: got 'small'"):
-        create_critic("haarpsi", size="small")
-
-
 class _Mean(Critic):
     card = CriticCard("mean_test", "none", SizeRule(minimum=8), (0.0, 1.0), relative=False, needs_weights=False)
-
-    @classmethod
-    def tiny(cls):
-        return cls()
 
     def _encode_target(self, hr):
         return (hr.mean((1, 2, 3)),)
@@ -89,7 +84,24 @@ def test_an_unregistered_critic_works_as_it_is():
     torch.testing.assert_close(_Mean().score(sr, hr), 1 - (sr.mean((1, 2, 3)) - hr.mean((1, 2, 3))).abs())
 
 
-def test_size_rule_words():
+def test_tiny_is_the_critic_itself_by_default():
+    assert type(_Mean.tiny()) is _Mean and _Mean().inference_form().card is _Mean.card
+
+
+def test_which_critic_names_the_nearest_layout():
+    keys = critic_class("tiny_rqi_topiq")().state_dict()
+    assert which_critic(keys) in ("rqi_topiq", "tiny_rqi_topiq")
+    assert which_critic(["a.weight"]) is None
+
+
+def test_a_file_of_another_critic_is_refused(tmp_path):
+    path = tmp_path / "topiq.safetensors"
+    save_weights(create_critic("tiny_rqi_topiq", weights=None), path)
+    with pytest.raises(WeightsError, match="'tiny_rqi_topiq', not 'tiny_rqi_maniqa'"):
+        create_critic("tiny_rqi_maniqa", weights=path)
+
+
+def test_size_rule():
     rule = SizeRule(minimum=32, multiple_of=8)
     assert rule.accepts(32, 40) and not rule.accepts(32, 36) and not rule.accepts(24, 40)
     assert rule.describe() == "sides >= 32, multiples of 8"
@@ -100,5 +112,5 @@ def test_size_rule_words():
 def test_creating_a_critic_preserves_the_global_random_state():
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    create_critic("efficient_pban", weights=None, size="tiny")
+    create_critic("tiny_efficient_pban", weights=None)
     assert torch.equal(before, torch.get_rng_state())

@@ -6,7 +6,9 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
+from sr_perceptual_loss.critics.rqi_maniqa.inference import channel_attention, merged_maps
 from sr_perceptual_loss.critics.rqi_maniqa.network import (
     RQIManiqa,
     SwinBlock,
@@ -228,7 +230,7 @@ def test_only_its_own_size_is_taken(critic):
         ({"dropout": 2}, "dropout: got 2"),
     ],
 )
-def test_wrong_arguments_are_refused_with_words(config, words):
+def test_wrong_arguments(config, words):
     with pytest.raises(InputError, match=words):
         RQIManiqa(**config)
 
@@ -278,3 +280,29 @@ def test_card():
     entry = card.weights["official"]
     assert entry.url == "https://huggingface.co/shaolin999/rqi/resolve/main/rqi_weights.pt"
     assert (entry.tag, entry.sha256, entry.training_data, entry.commercial_use) == ("official", "", "PIPAL", None)
+
+
+def random(*shape, seed=0, grad=True):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_(grad)
+
+
+def test_channel_attention_and_its_gradient():
+    x, scale = random(2, 6, 4), 0.7
+    maps = [nn.Linear(4, 4, dtype=torch.float64).requires_grad_(False) for _ in range(3)]
+    for seed, linear in enumerate(maps):
+        linear.weight.copy_(random(4, 4, seed=1 + seed, grad=False))
+        linear.bias.copy_(random(4, seed=4 + seed, grad=False))
+    weight, bias = merged_maps(*maps, scale)
+
+    def plain(x):
+        q, k, v = (linear(x) for linear in maps)
+        return torch.softmax(scale * q @ k.mT, dim=-1) @ v
+
+    torch.testing.assert_close(channel_attention(x, weight, bias), plain(x), rtol=0, atol=1e-14)
+    assert torch.autograd.gradcheck(lambda x: channel_attention(x, weight, bias), (x,))
+    upstream = random(2, 6, 4, seed=3, grad=False)
+    (whole,) = torch.autograd.grad(channel_attention(x, weight, bias), x, upstream)
+    (some,) = torch.autograd.grad(channel_attention(x, weight, bias, ((0, 2), (4, 6))), x, upstream)
+    torch.testing.assert_close(some[:, [0, 1, 4, 5]], whole[:, [0, 1, 4, 5]], rtol=0, atol=1e-14)
+    assert whole[:, 2:4].abs().min() > 0 and not some[:, 2:4].any()

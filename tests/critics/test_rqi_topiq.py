@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sr_perceptual_loss.critics.rqi_topiq.inference import feature_distance, gated_pool
 from sr_perceptual_loss.critics.rqi_topiq.network import CrossLayer, PyramidResNet, RQITopiq
 from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.weights.convert import convert
@@ -59,14 +60,14 @@ def feed_forward(layer, norm, z):
     return layer.linear2(F.gelu(layer.linear1(norm(z))))
 
 
-def by_hand(critic, judged, reference):
+def by_hand(critic, sr, hr):
     """The published network from its description, literally: concatenate, gate, pool, embed, attend."""
-    th, tw = judged[4].shape[2:]
+    th, tw = sr[4].shape[2:]
     tables = torch.cat([critic.h_emb.repeat(1, 1, 1, 32), critic.w_emb.repeat(1, 1, 32, 1)], dim=1)
     position = F.interpolate(tables, (th, tw), mode="bicubic", align_corners=False)
     tokens = {}
     for i in (4, 3, 2, 1, 0):
-        x, y = judged[i], reference[i]
+        x, y = sr[i], hr[i]
         d = torch.sqrt((x - y) ** 2 + 1e-12)
         t = torch.cat([x, y, d], dim=1) * critic.weight_pool[i](d)
         if t.shape[2] > th and t.shape[3] > tw:
@@ -288,7 +289,7 @@ def test_sizes(critic):
         ({"dropout": 2}, "dropout: got 2"),
     ],
 )
-def test_wrong_arguments_are_refused_with_words(config, words):
+def test_wrong_arguments(config, words):
     with pytest.raises(InputError, match=words):
         RQITopiq(**config)
 
@@ -320,3 +321,39 @@ def test_card_says_that_there_are_no_weights():
     assert "No weights trained under the RQI scheme are published" in card.differences[0]
     assert card.input_size.accepts(32, 500)
     assert not card.input_size.accepts(500, 31)
+
+
+def random(*shape, seed=0, grad=True):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_(grad)
+
+
+@pytest.mark.parametrize(("size", "grid"), [((8, 8), (2, 2)), ((7, 5), (3, 2)), ((4, 3), (4, 3)), ((5, 9), (1, 4))])
+def test_gated_pool_is_adaptive_pooling_of_gated_maps(size, grid):
+    sr, hr, distance = (random(2, *size, 3, seed=seed, grad=seed != 1) for seed in range(3))
+    gate = random(2, *size, seed=3)
+
+    def plain(sr, distance, gate):
+        maps = torch.cat([sr, hr, distance], dim=3) * gate[..., None]
+        return F.adaptive_avg_pool2d(maps.permute(0, 3, 1, 2), grid).permute(0, 2, 3, 1)
+
+    inputs = (sr, distance, gate)
+    expected, result = plain(*inputs), gated_pool(sr, hr, distance, gate, grid)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-14)
+    upstream = random(*expected.shape, seed=4, grad=False)
+    for a, b in zip(
+        torch.autograd.grad(result, inputs, upstream), torch.autograd.grad(expected, inputs, upstream), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-14)
+
+
+def test_feature_distance_and_its_gradient():
+    sr, hr = random(2, 3, 4), random(2, 3, 4, seed=1, grad=False)
+    expected = ((sr - hr).square() + 1e-3).sqrt()
+    result = feature_distance(sr, hr, 1e-3)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-15)
+    for a, b in zip(torch.autograd.grad(result.sum(), sr), torch.autograd.grad(expected.sum(), sr), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-15)
+    same = sr.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(feature_distance(same, sr.detach(), 1e-12).sum(), same)
+    assert not gradient.any()

@@ -57,7 +57,7 @@ def main(folder: Path) -> None:
     out: dict[str, object] = sr_loop(accelerator)
     spoil(accelerator.num_processes - 1)
     try:
-        loop.train(read_config(folder / "train.yml"), talk=False)
+        loop.train(read_config(folder / "train.yml"), verbose=False)
         out["error"] = ""
     except NonFiniteError as error:
         out["error"] = str(error)

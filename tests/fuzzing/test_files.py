@@ -1,4 +1,4 @@
-"""Damaged weight files and label files: a result or a worded error, never anything else."""
+"""Damaged weight files and label files: a result or one of the package's errors, never anything else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .bytes_of_files import (
 )
 from .twice import twice
 
-#: Bytes that mean something to a reader of text, numbers, JSON, pickles or zip files.
+#: Bytes with a meaning for a reader of text, numbers, JSON, pickles or zip files.
 TOKENS = [b"", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\r", b"\n", b'"', b",", b"#", b" ", b"nan", b"-inf", b"1e999",
           b"1_0", b"9" * 400, b"..", b"/", b"\\", b"x" * 5000, b"a" * 140_000, b"{", b"}", b"[" * 3000, b"Infinity",
           b"null", b"true", b"-1", b"\x80\x02", b"PK\x03\x04", b"<html>", "\u2028\u0661".encode(), b"\x1c",
@@ -93,7 +93,7 @@ def test_damaged_label_files(case, folder):
 
 
 def test_undamaged_files_are_read(tmp_path):
-    """So that the fuzzers start from files that reach the far end of the readers."""
+    """The fuzzers start from files that are read completely."""
     assert [read_weight_bytes(seed, tmp_path) for seed in weight_seeds()] == ["read", "refused", "read", "read"]
     for name, files in LABELS.items():
         for file, content in files.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import yaml
 from PIL import Image
 
 import sr_perceptual_loss.integrations.basicsr_shim  # noqa: F401 - first, so that basicsr can be imported
+
+from .camixersr_standin import ARCH, MODEL
 
 G = {"type": "SRVGGNetCompact", "num_feat": 8, "num_conv": 1, "upscale": 4, "act_type": "prelu"}
 D = {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 4, "skip_connection": True}
@@ -129,3 +132,33 @@ def project(tmp_path):
         return path
 
     return tmp_path, write
+
+
+@pytest.fixture
+def camixersr():
+    """CAMixerSR's stand-in classes in BasicSR's registries, as `--import archs --import models` would leave them."""
+    import sr_perceptual_loss.integrations.basicsr  # noqa: F401
+    from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
+
+    from sr_perceptual_loss.integrations.basicsr.projects import ensure_model
+
+    for source in (ARCH, MODEL):
+        exec(source, {"__name__": "standin"})
+    ensure_model("PerceptualCAModel")
+    yield
+    ARCH_REGISTRY._obj_map.pop("CAMixerSR")
+    for name in ("CAModel", "PerceptualCAModel"):
+        MODEL_REGISTRY._obj_map.pop(name)
+
+
+@pytest.fixture
+def basicsr_log(caplog):
+    """BasicSR's logger does not propagate by itself."""
+    import sr_perceptual_loss.integrations.basicsr  # noqa: F401
+    from basicsr.utils import get_root_logger
+
+    logger = get_root_logger()
+    before, logger.propagate = logger.propagate, True
+    with caplog.at_level(logging.INFO, logger="basicsr"):
+        yield caplog
+    logger.propagate = before

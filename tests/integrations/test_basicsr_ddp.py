@@ -1,4 +1,4 @@
-"""Two (slow: four) ranks: the same log keys in every step, equal weights, a mean log; a NaN stops all ranks."""
+"""Two (slow: four) ranks: the same log keys in every step, equal weights, a mean log; a fault of one stops all."""
 
 from __future__ import annotations
 
@@ -32,27 +32,29 @@ def test_basicsr_ranks_agree(options, tmp_path, ranks):
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(ranks)]
-    first, last = found[0], ranks - 1
+    results = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(ranks)]
+    first, last = results[0], ranks - 1
     assert {"l_g_pix", "l_g_haarpsi", "l_g_gan", "score_haarpsi"} <= set(first["keys"][0])
-    for rank in found:
+    for rank in results:
         assert all(keys == first["keys"][0] for keys in rank["keys"])
         assert rank["weights"] == first["weights"]
     # Iteration 3 is gated: the generator's entries are zero, on all ranks.
     assert first["log"]["l_g_haarpsi"] == 0 and first["log"]["l_d_real"] > 0
-    stops_all_ranks(found, last)
+    stops_all_ranks([rank["errors"] for rank in results], last)
     # On rank 0, whose log is kept in a file, and not only on the rank with the fault.
-    assert f"iteration 2: spoilt: the loss is NaN or infinite on rank {last}." in done.stderr + done.stdout
+    assert f"iteration 2: spoilt: the loss is NaN or infinite on rank {last}" in done.stderr + done.stdout
 
 
-def stops_all_ranks(found, last):
-    for rank, own in enumerate(found):
-        errors = own["errors"]
-        assert errors["nothing"] == "", "a loss that is constant on one rank is no fault, and nobody waits"
-        # The pixel loss is called first, and a NaN of the target meets it.
-        assert errors["target"] == (
-            f"iteration 2: pixel_opt: the loss is NaN or infinite on rank {last}. Stopped before the optimizer step."
-        ), rank
-        assert errors["value"].startswith(f"iteration 2: spoilt: the loss is NaN or infinite on rank {last}.")
-        words = f"iteration 2: spoilt: the gradient to the SR output is NaN or infinite on rank {last}."
-        assert errors["gradient"].startswith(words)
+def stops_all_ranks(errors, last):
+    where = f"NaN or infinite on rank {last}"
+    for rank, own in enumerate(errors):
+        assert own["nothing"] == "", "a loss that is constant on one rank is no fault, and nobody waits"
+        assert own["value"].startswith(f"NonFiniteError: iteration 2: spoilt: the loss is {where}")
+        assert f"iteration 2: spoilt: the gradient to the SR output is {where}" in own["gradient"]
+        assert f"iteration 3: gan_opt (discriminator): the loss is {where}" in own["discriminator"]
+        if rank != last:
+            assert f"spoilt failed on rank {last}" in own["error"]
+            assert f"haarpsi failed on rank {last}" in own["target"] and "pixel_opt: the loss" in own["target"]
+    # The rank with the error raises its own.
+    assert errors[last]["error"] == "ValueError: its own message"
+    assert "iteration 2: " in errors[last]["target"] and "hr" in errors[last]["target"]

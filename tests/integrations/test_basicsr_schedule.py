@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 
 import pytest
 import torch
@@ -14,21 +13,6 @@ from sr_perceptual_loss.monitor.guard import HackingError, HackingGuard
 from .conftest import L1
 
 CRITIC = {"type": "CriticLoss", "critic": "haarpsi", "loss_weight": 0.5}
-GUARD = {"guard_psnr", "guard_ssim", "guard_hf", "guard_grid", "guard_over_gt",
-         "guard_alarm"}  # fmt: skip
-
-
-@pytest.fixture
-def basicsr_log(caplog):
-    """BasicSR's logger does not propagate by itself."""
-    import sr_perceptual_loss.integrations.basicsr  # noqa: F401
-    from basicsr.utils import get_root_logger
-
-    logger = get_root_logger()
-    before, logger.propagate = logger.propagate, True
-    with caplog.at_level(logging.INFO, logger="basicsr"):
-        yield caplog
-    logger.propagate = before
 
 
 def batch(iteration, side=16):
@@ -99,15 +83,15 @@ def test_gated_gan_steps_do_not_shift_a_schedule(build):
 
 
 @pytest.mark.parametrize(
-    ("entry", "words"),
+    ("entry", "names"),
     [
-        ({**CRITIC, "schedule": {"stert": 1}}, "schedule: unknown key 'stert'. Did you mean 'start'"),
-        ({**L1, "schedule": {"start": 5, "end": 5}}, "end 5 is not after start 5"),
-        ({**L1, "scedule": {"start": 5}}, "unknown key 'scedule'. Did you mean 'schedule'"),
+        ({**CRITIC, "schedule": {"stert": 1}}, "'stert'.*'start'"),
+        ({**L1, "schedule": {"start": 5, "end": 5}}, "end 5.*start 5"),
+        ({**L1, "scedule": {"start": 5}}, "'scedule'.*'schedule'"),
     ],
 )
-def test_bad_schedules_are_worded(build, entry, words):
-    with pytest.raises(InputError, match=words):
+def test_bad_schedules_are_named(build, entry, names):
+    with pytest.raises(InputError, match=names):
         build("PerceptualSRModel", {"losses": [entry]})
 
 
@@ -115,45 +99,58 @@ def test_bad_schedules_are_worded(build, entry, words):
                                    {"type": "LossList", "losses": [{**L1, "schedule": {"start": 5}}]}])  # fmt: skip
 def test_a_stock_model_cannot_tell_the_iteration(build, entry):
     model = build("SRModel", {"pixel_opt": L1, "perceptual_opt": entry})
-    with pytest.raises(InputError, match=r"never told the iteration.* PerceptualSRModel"):
+    with pytest.raises(InputError, match=r"iteration.* PerceptualSRModel"):
         model.optimize_parameters(1)
 
 
-def test_the_guard_is_on_by_default_with_stable_keys(build):
+def test_the_guard_is_on_by_default_and_logs_at_checks_only(build, basicsr_log):
     model = build("PerceptualSRModel", {"losses": [L1, CRITIC]})
     guard = model.cri_perceptual.guard
-    assert (guard.every, guard.action, guard.limits["psnr"]) == (200, "warn", 1.0)
-    logs = steps(model, [1, 2])
-    assert set(logs[1]) >= GUARD and list(logs[1]) == list(logs[2])
-    assert logs[1]["guard_psnr"] == logs[2]["guard_psnr"] > 5  # looked at once
-    assert "guard_haarpsi" not in logs[1]  # it is in the loss
+    assert (guard.every, guard.action, guard.tolerance) == (200, "warn", 1.0)
+    logs = steps(model, [1, 2, 3])
+    lines = [line for line in basicsr_log.messages if line.startswith("guard, iteration")]
+    assert len(lines) == 1 and lines[0].startswith("guard, iteration 1: ")
+    assert "psnr: " in lines[0] and "alarm: 0" in lines[0]
+    assert "haarpsi" not in lines[0]  # it is in the loss
+    assert not any("guard" in key for key in logs[1]) and list(logs[1]) == list(logs[2])
     gan = build("PerceptualSRGANModel", {"pixel_opt": L1, "losses": [CRITIC]})
-    assert gan.cri_perceptual.guard.limits["psnr"] == 3.0
+    assert gan.cri_perceptual.guard.tolerance == 3.0
+
+
+def test_guard_values_go_to_tensorboard_at_each_check(build, options, tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    opt = options("PerceptualSRModel", {"losses": [L1, CRITIC], "guard": {"every": 2}})
+    opt |= {"root_path": str(tmp_path), "logger": {"use_tb_logger": True}}
+    model = build(None, None, opt=opt)
+    steps(model, range(1, 6))
+    events = reader.EventAccumulator(str(tmp_path / "tb_logger" / "test" / "guard")).Reload()
+    values = {event.step: event.value for event in events.Scalars("guard/psnr")}
+    assert list(values) == [1, 2, 4]
+    assert values[4] == pytest.approx(model.cri_perceptual.guard.values["psnr"], rel=1e-5)
 
 
 @pytest.mark.parametrize("off", [False, None])
 def test_the_guard_can_be_switched_off(build, off):
-    model = build("PerceptualSRModel", {"losses": [L1, CRITIC], "guard": off})
-    assert not GUARD & set(steps(model, [1])[1])
+    assert build("PerceptualSRModel", {"losses": [L1, CRITIC], "guard": off}).cri_perceptual.guard is None
 
 
-def test_a_guard_with_nothing_to_watch_says_so(build, basicsr_log):
+def test_a_guard_with_nothing_to_watch_is_reported(build, basicsr_log):
     model = build("PerceptualSRModel", {"losses": [L1], "guard": {"every": 5}})
-    assert "no entry of `losses` has a critic's score; there is no guard" in basicsr_log.text
-    assert not GUARD & set(steps(model, [1])[1])
+    assert model.cri_perceptual.guard is None and "train.guard: no entry" in basicsr_log.text
 
 
 @pytest.mark.parametrize(
-    ("train", "words"),
+    ("train", "names"),
     [
-        ({"guard": {"evry": 5}}, "train.guard: unknown key 'evry'. Did you mean 'every'"),
-        ({"guard": {"action": "halt"}}, "guard.action: got 'halt'. Did you mean 'halve'"),
-        ({"guard": "warn"}, "train.guard: got 'warn', expected a mapping"),
-        ({"gaurd": {"every": 5}}, "train.gaurd: PerceptualSRModel reads `guard`"),
+        ({"guard": {"evry": 5}}, "train.guard.*'evry'.*'every'"),
+        ({"guard": {"votes": 1}}, "train.guard.*'votes'"),
+        ({"guard": {"action": "halt"}}, "guard.action.*'halt'.*'halve'"),
+        ({"guard": "warn"}, "train.guard: got 'warn'"),
+        ({"gaurd": {"every": 5}}, "train.gaurd.*`guard`"),
     ],
 )
-def test_bad_guards_are_worded(build, train, words):
-    with pytest.raises(InputError, match=words):
+def test_bad_guards_are_named(build, train, names):
+    with pytest.raises(InputError, match=names):
         build("PerceptualSRModel", {"losses": [L1, CRITIC], **train})
 
 
@@ -173,9 +170,10 @@ def eager(monkeypatch):
 
 def test_an_alarm_goes_to_basicsrs_log_once(build, eager, basicsr_log):
     model = build("PerceptualSRModel", {"losses": [L1, CRITIC], "guard": {"every": 1, "patience": 1}})
-    logs = steps(model, range(1, 5))
-    assert basicsr_log.text.count("seems to exploit 'haarpsi': its score rose by 0.8 since iteration 1 while PSNR") == 1
-    assert [logs[i]["guard_alarm"] for i in logs] == [0, 1, 1, 1]
+    steps(model, range(1, 5))
+    assert basicsr_log.text.count("iteration 2: the network seems to exploit 'haarpsi': its score rose by 0.8") == 1
+    lines = [line for line in basicsr_log.messages if line.startswith("guard, iteration")]
+    assert ["alarm: 1" in line for line in lines] == [False, True, True, True]
 
 
 def test_stop_comes_before_the_optimizer(build, eager, basicsr_log):
@@ -183,9 +181,9 @@ def test_stop_comes_before_the_optimizer(build, eager, basicsr_log):
     model = build("PerceptualSRModel", {"losses": [L1, CRITIC], "guard": options})
     steps(model, [1])
     before = weights(model)
-    with pytest.raises(HackingError, match="iteration 2: the network seems to exploit 'haarpsi'"):
+    with pytest.raises(HackingError, match="iteration 2: .*'haarpsi'"):
         steps(model, [2])
-    assert torch.equal(weights(model), before) and "Stopped before the optimizer" in basicsr_log.text
+    assert torch.equal(weights(model), before) and "guard, iteration 2: " in basicsr_log.text
 
 
 def test_halve_acts_on_the_step_of_the_alarm(build, eager):
@@ -193,7 +191,7 @@ def test_halve_acts_on_the_step_of_the_alarm(build, eager):
     model = build("PerceptualSRModel", {"losses": [L1, CRITIC], "guard": options})
     logs = steps(model, [1, 2])
     assert logs[1]["l_haarpsi"] == pytest.approx(-0.5 * logs[1]["score_haarpsi"])
-    assert logs[2]["l_haarpsi"] == pytest.approx(-0.25 * logs[2]["score_haarpsi"]) and logs[2]["guard_weight"] == 0.5
+    assert logs[2]["l_haarpsi"] == pytest.approx(-0.25 * logs[2]["score_haarpsi"])
 
 
 TRAIN = {
@@ -235,8 +233,8 @@ def test_an_interrupted_run_equals_an_uninterrupted_one_loss_by_loss(build, opti
     logs |= steps(second, range(6, 11))
     assert logs == whole
     assert torch.equal(weights(second), weights(whole_model))
-    # What had to be remembered: the halved weight and the last measurement, in a step without a check of its own.
-    assert whole[5]["weight_haarpsi"] == 0.25 and whole[7]["guard_psnr"] == whole[6]["guard_psnr"] > 0
+    # What had to be remembered: the halved weight, in a step without a check.
+    assert whole[5]["weight_haarpsi"] == 0.25
     assert second.cri_perceptual.guard.state_dict() == whole_model.cri_perceptual.guard.state_dict()
 
 
@@ -287,10 +285,9 @@ def test_without_the_side_file_it_warns_and_schedules_go_on(build, options, tmp_
     first.save(0, 3)
     (tmp_path / "srpl_states" / "3.srpl.state").unlink()
     logs = steps(resume(build, options, tmp_path, 3), range(4, 7))
-    assert "3.srpl.state is missing. Schedules follow the global iteration all the same" in basicsr_log.text
+    assert "3.srpl.state is missing" in basicsr_log.text
     for i in logs:
-        same = [k for k in logs[i] if not k.startswith("guard_")]
-        assert {k: logs[i][k] for k in same} == {k: whole[i][k] for k in same}
+        assert logs[i] == whole[i]
 
 
 def test_state_of_our_losses_travels_by_name_and_that_of_others_does_not(build, small_vgg):
@@ -299,10 +296,10 @@ def test_state_of_our_losses_travels_by_name_and_that_of_others_does_not(build, 
     percep = {"type": "PerceptualLoss", "layer_weights": {"conv5_4": 1}}
     lists = [LossList(entries) for entries in ([percep, CRITIC, {"type": "SSIMLoss"}], [{"type": "SSIMLoss"}, L1])]
     for losses in lists:
-        losses.pair_losses()["ssim"].register_buffer("mean", torch.zeros(()))
-    lists[0].pair_losses()["ssim"].mean.fill_(3.0)
+        losses.pair_losses["ssim"].register_buffer("mean", torch.zeros(()))
+    lists[0].pair_losses["ssim"].mean.fill_(3.0)
     state = lists[0].training_state()
-    assert state == {"ssim/loss.mean": torch.tensor(3.0)}
-    assert lists[1].load_training_state({**state, "gone/mean": torch.ones(())}) == ([], ["gone/mean"])
-    assert lists[1].pair_losses()["ssim"].mean == 3.0
-    assert lists[1].load_training_state({}) == (["ssim/loss.mean"], [])
+    assert {name: dict(part) for name, part in state.items()} == {"ssim": {"mean": torch.tensor(3.0)}}
+    assert lists[1].load_training_state({**state, "gone": {"mean": torch.ones(())}}) == ["gone"]
+    assert lists[1].pair_losses["ssim"].mean == 3.0
+    assert lists[1].load_training_state({}) == ["ssim"]

@@ -19,63 +19,13 @@ from torch import nn
 
 from sr_perceptual_loss import InputError
 
+from .camixersr_standin import ARCH, MODEL
+
 CONFIG = Path(__file__).parents[2] / "basicsr_configs" / "camixersr_x4_ssim_haarpsi.yml"
 CLONE = os.environ.get("SRPL_CAMIXERSR")
 DATA = Path(__file__).parents[3] / "shared" / "data"
 WEIGHTS = DATA / "sr_weights" / "camixersr" / "CAMixerSR_S.pth"
 
-#: Its layout (codes/basicsr/archs, codes/basicsr/models, run as top-level names) and its faults, in small.
-ARCH = """
-import torch
-from basicsr.utils.registry import ARCH_REGISTRY
-from torch import nn
-
-
-class Mixer(nn.Module):
-    def __init__(self, ratio):
-        super().__init__()
-        self.ratio = ratio
-
-
-@ARCH_REGISTRY.register()
-class CAMixerSR(nn.Module):
-    def __init__(self, n_block=(4, 4, 6, 6), n_group=4, n_colors=3, n_feats=60, scale=4, ratio=0.5, tile=None):
-        super().__init__()
-        self.mixer = Mixer(ratio)
-        self.net = nn.Sequential(nn.Conv2d(3, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
-
-    def forward(self, x):
-        noise = torch.rand(())
-        if self.training:
-            return self.net(x) + 0 * noise, 2 * self.ratio * (noise - 0.5) ** 2
-        return self.net(x) + noise
-"""
-MODEL = """
-import torch
-from basicsr.models.sr_model import SRModel
-from basicsr.utils.registry import MODEL_REGISTRY
-
-
-@MODEL_REGISTRY.register()
-class CAModel(SRModel):
-    def get_optimizer(self, optim_type, params, lr, **kwargs):
-        return getattr(torch.optim, optim_type)(params, lr, **kwargs)
-
-    def optimize_parameters(self, current_iter):
-        self.optimizer_g.zero_grad()
-        self.output, loss_ratio = self.net_g(self.lq)
-        values, total = {"l_ratio": loss_ratio}, loss_ratio
-        if self.cri_pix:
-            values["l_pix"] = self.cri_pix(self.output, self.gt)
-            total = total + values["l_pix"]
-        if self.cri_perceptual:
-            values["l_percep"], style = self.cri_perceptual(self.output, self.gt)
-            assert style is None
-            total = total + values["l_percep"]
-        total.backward()
-        self.optimizer_g.step()
-        self.log_dict = self.reduce_loss_dict(values)
-"""
 TRAIN = {
     "optim_g": {"type": "AdamW", "lr": 1e-3, "weight_decay": 1e-4},
     "pixel_opt": {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"},
@@ -83,25 +33,8 @@ TRAIN = {
 }
 
 
-@pytest.fixture(scope="module")
-def registered():
-    """The stand-in's classes in BasicSR's registries, as --import would leave them."""
-    import sr_perceptual_loss.integrations.basicsr  # noqa: F401
-    from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
-
-    from sr_perceptual_loss.integrations.basicsr.projects import ensure_model
-
-    for source in (ARCH, MODEL):
-        exec(source, {"__name__": "standin"})
-    ensure_model("PerceptualCAModel")
-    yield
-    ARCH_REGISTRY._obj_map.pop("CAMixerSR")
-    for name in ("CAModel", "PerceptualCAModel"):
-        MODEL_REGISTRY._obj_map.pop(name)
-
-
 @pytest.fixture
-def model(registered, build, options):
+def model(camixersr, build, options):
     opt = options("PerceptualCAModel", TRAIN, network_g={"type": "CAMixerSR", "ratio": 0.25})
     opt["val"] = {"routing_seed": 7, "routing_draws": 3}
     return build(None, None, opt=opt, lr=(16, 16))
@@ -121,7 +54,7 @@ def test_own_training_step_with_output_and_routing_term(model):
     assert any(not torch.equal(a, b) for a, b in zip(before, model.net_g.parameters(), strict=True))
 
 
-def test_a_ratio_that_the_network_has_is_kept(registered, build, options, monkeypatch):
+def test_a_ratio_that_the_network_has_is_kept(camixersr, build, options, monkeypatch):
     from basicsr.utils.registry import ARCH_REGISTRY
 
     arch = ARCH_REGISTRY.get("CAMixerSR")
@@ -182,7 +115,7 @@ def test_a_metric_is_the_mean_over_images_and_draws(model):
     assert model.draw == 0
 
 
-def test_data_parallel_is_refused(registered, build, options):
+def test_data_parallel_is_refused(camixersr, build, options):
     from basicsr.utils.registry import MODEL_REGISTRY
 
     class Several(MODEL_REGISTRY.get("PerceptualCAModel")):
@@ -190,7 +123,7 @@ def test_data_parallel_is_refused(registered, build, options):
             return nn.DataParallel(net)
 
     opt = options("PerceptualCAModel", TRAIN, network_g={"type": "CAMixerSR"})
-    with pytest.raises(InputError, match="routing term would be a vector"):
+    with pytest.raises(InputError, match="num_gpu: got 4"):
         Several({**opt, "num_gpu": 4})
 
 

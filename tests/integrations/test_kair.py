@@ -169,7 +169,7 @@ def test_without_the_key_nothing_changes():
 )
 def test_wrong_entries_are_explained(losses, message):
     with pytest.raises((InputError, UnknownNameError), match=message):
-        kair.build_losses(losses)
+        kair._build_losses(losses)
 
 
 MAIN = """

@@ -1,4 +1,7 @@
-"""neosr's contract: one weighted tensor in a slot, under autocast, channels_last and another default device."""
+"""neosr's contract: one weighted tensor in a slot, micro-batches counted as iterations, BGR bytes in validation.
+
+The clone itself: `SRPL_NEOSR=<root of a clone of neosr>`.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from pairs import make_pair
 
-from sr_perceptual_loss import CriticLoss, InputError, NonFiniteError, SSIMLoss, create_critic
-from sr_perceptual_loss.errors import InstallError
-from sr_perceptual_loss.critics.registry import list_critics
+from sr_perceptual_loss import CriticLoss, InputError, NonFiniteError
 from sr_perceptual_loss.integrations import neosr
 
 from .host_standins import Scale, install
@@ -51,21 +51,9 @@ Image.__name__ = "image"
 
 
 @pytest.mark.fault(68)
-def test_neosr_all_losses_and_one_per_critic_are_registered_once(host):
-    assert {"CriticLoss", "RQILoss", "SSIMLoss", "haarpsiLoss"} <= set(host.names)
-    assert {f"{critic}Loss" for critic in list_critics()} <= set(host.names)
-    assert neosr.register() == host.names
-
-
-@pytest.mark.fault(68)
-def test_neosr_a_name_of_the_host_is_left_to_it(monkeypatch):
-    registries, _ = install(monkeypatch, "neosr", lower=False)
-    theirs = type("SSIMLoss", (), {})
-    registries.LOSS_REGISTRY.register(theirs)
-    names = neosr.register()
-    assert registries.LOSS_REGISTRY.get("SSIMLoss") is theirs
-    assert "SRPLSSIMLoss" in names
-    assert neosr.register() == names
+def test_neosr_registers_once(host):
+    assert {"SSIMLoss", "haarpsiLoss"} <= set(host.names) and neosr.register() == host.names
+    assert "calculate_haarpsi" in host.METRIC_REGISTRY
 
 
 @pytest.mark.fault(67)
@@ -81,81 +69,12 @@ def test_neosr_loss_applies_its_weight_and_returns_one_float32_tensor(host):
     assert total.shape == (1,)
 
 
-@pytest.mark.parametrize("kind", ["SSIMLoss", "haarpsiLoss"])
-def test_autocast_layout_and_default_device_change_nothing(host, kind):
-    sr, hr = make_pair(2, 48, 48)
-    plain = {"SSIMLoss": SSIMLoss, "haarpsiLoss": lambda: CriticLoss("haarpsi")}[kind]()
-    leaf = sr.clone().requires_grad_()
-    plain(leaf, hr).backward()
-    torch.set_default_device("meta")  # as neosr's "cuda": what is made without a device lands elsewhere
-    try:
-        loss = host.LOSS_REGISTRY.build({"type": kind}).to("cpu", memory_format=torch.channels_last)
-        other = sr.contiguous(memory_format=torch.channels_last).requires_grad_()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            value = loss(other, hr.contiguous(memory_format=torch.channels_last))
-        value.backward()
-    finally:
-        torch.set_default_device(None)
-    assert value.dtype == torch.float32
-    torch.testing.assert_close(value, plain(sr, hr))
-    torch.testing.assert_close(other.grad, leaf.grad)
-
-
-def test_random_crops_survive_another_default_device(host):
-    sr, hr = make_pair(2, 48, 48)
-    torch.set_default_device("meta")
-    try:
-        loss = host.LOSS_REGISTRY.build({"type": "CriticLoss", "critic": "haarpsi", "crops": {"size": 32, "count": 2}})
-        loss.step(7)
-        first, second = loss(sr, hr), loss(sr, hr)
-    finally:
-        torch.set_default_device(None)
-    alone = CriticLoss("haarpsi", crops={"size": 32, "count": 2})
-    alone.step(7)
-    assert float(first) == float(second) == pytest.approx(float(alone(sr, hr)))
-
-
-def test_inference_tensor_as_target(host):
-    sr, hr = make_pair()
-    with torch.inference_mode():
-        teacher = hr + 0
-    for kind in ("SSIMLoss", "haarpsiLoss", "SSIMPerceptualRatioLoss"):
-        options = {"critic": "haarpsi"} if kind == "SSIMPerceptualRatioLoss" else {}
-        leaf = sr.clone().requires_grad_()
-        host.LOSS_REGISTRY.build({"type": kind, **options})(leaf, teacher).backward()
-        assert float(leaf.grad.abs().max()) > 0
-
-
-@pytest.mark.fault(22)
-def test_overflow_of_a_scaled_fp16_gradient_is_left_to_the_scaler(host):
-    sr, hr = make_pair()
-    leaf = sr.half().requires_grad_()
-    (host.LOSS_REGISTRY.build({"type": "haarpsiLoss"})(leaf, hr) * 2.0**30).backward()
-    assert torch.isinf(leaf.grad).any()
-    plain = sr.half().requires_grad_()
-    (CriticLoss("haarpsi")(plain, hr) * 2.0**30).backward()
-    assert torch.equal(torch.isinf(plain.grad), torch.isinf(leaf.grad))
-
-
-def test_unknown_key_and_nan_name_our_loss(host):
-    with pytest.raises(InputError, match="Did you mean 'loss_weight'"):
-        host.LOSS_REGISTRY.build({"type": "haarpsiLoss", "loss_wieght": 1.0})
-    with pytest.raises(InputError, match="unknown key 'critic'"):
-        host.LOSS_REGISTRY.build({"type": "haarpsiLoss", "critic": "efficient_pban"})
+def test_errors_name_our_loss_and_the_model(host):
     sr, hr = make_pair()
     with pytest.raises(NonFiniteError, match=r"CriticLoss\(haarpsi\)"):
         host.LOSS_REGISTRY.build({"type": "haarpsiLoss"})(sr * float("nan"), hr)
-
-
-def test_schedule_without_an_iteration_says_how_to_start(host):
-    sr, hr = make_pair()
-    loss = host.LOSS_REGISTRY.build({"type": "haarpsiLoss", "schedule": {"start": 3}})
     with pytest.raises(InputError, match=r'model_type = "perceptual_image"'):
-        loss(sr, hr)
-    loss.step(2)
-    assert float(loss(sr, hr)) == 0
-    loss.step(3)
-    assert float(loss(sr, hr)) < 0
+        host.LOSS_REGISTRY.build({"type": "haarpsiLoss", "schedule": {"start": 3}})(sr, hr)
 
 
 @pytest.mark.parametrize(("accumulate", "expected"), [(1, [1, 2, 3, 4]), (2, [1, 1, 2, 2]), (3, [1, 1, 1, 2])])
@@ -188,36 +107,10 @@ def test_second_closure_of_sam_sees_the_same_crops(host):
     assert first == second != other
 
 
-@pytest.mark.fault(70)
-def test_neosr_metric_takes_bgr_bytes_in_inference_mode(host):
-    generator = np.random.default_rng(0)
-    hr = generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    sr = np.clip(hr.astype(int) + generator.integers(-20, 21, hr.shape) * [1, 0, 0], 0, 255).astype(np.uint8)
-    metric = host.METRIC_REGISTRY.get("calculate_haarpsi")
-    with torch.inference_mode():
-        value = metric(img=sr, img2=hr, crop_border=4, better="higher")
-
-    def rgb(x):
-        return torch.from_numpy(x[4:-4, 4:-4, ::-1].copy()).permute(2, 0, 1)[None].float() / 255
-
-    expected = float(create_critic("haarpsi").score(rgb(sr), rgb(hr)))
-    swapped = float(create_critic("haarpsi").score(rgb(sr).flip(1), rgb(hr).flip(1)))
-    assert isinstance(value, float) and value == pytest.approx(expected, abs=1e-6)
-    assert abs(value - swapped) > 1e-4
-
-
-@pytest.mark.fault(69)
-def test_neosr_runner_outside_of_a_clone(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InstallError, match="clone of neosr"):
-        neosr.main()
-
-
 def test_runner_registers_before_the_script_runs(tmp_path):
     (tmp_path / "neosr" / "utils").mkdir(parents=True)
-    here = Path(__file__).parent
     (tmp_path / "neosr" / "utils" / "registry.py").write_text(
-        f"import sys; sys.path.insert(0, {str(here)!r})\nfrom host_standins import Registry\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom host_standins import Registry\n"
         "LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY = Registry(), Registry(), Registry()\n"
     )
     (tmp_path / "neosr" / "models.py").write_text("")

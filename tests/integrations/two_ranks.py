@@ -1,4 +1,4 @@
-"""Run by test_basicsr_ddp.py on gloo processes: our GAN model, three steps, then a NaN on the last rank, three ways.
+"""Run by test_basicsr_ddp.py on gloo processes: our GAN model, three steps, then faults of the last rank.
 
 BasicSR always hands DDP a CUDA device id; on the CPU that one method is replaced here, in the test only.
 """
@@ -21,20 +21,25 @@ from basicsr.utils.registry import LOSS_REGISTRY
 import sr_perceptual_loss.integrations.basicsr  # noqa: F401
 from sr_perceptual_loss.errors import NonFiniteError
 
+#: What the loss of a project does on the last rank, and a NaN in the ground truth of that rank.
+FAULTS = ("nothing", "target", "value", "gradient", "error", "discriminator")
+
 
 @LOSS_REGISTRY.register()
 class SpoiltLoss(torch.nn.Module):
-    """A loss of a project: NaN in its value or in its gradient on one rank, when told."""
+    """A loss of a project with a fault on one rank."""
 
-    spoils = ""
+    fault = ""
 
     def forward(self, output, gt):
         difference = (output - gt).square().mean()
-        if self.spoils == "value":
+        if self.fault == "value":
             return difference * float("nan")
-        if self.spoils == "nothing":
-            return torch.zeros(())  # as where there is nothing to judge: no graph, so no hook is called on this rank
-        return (difference - difference.detach()).sqrt() if self.spoils == "gradient" else difference
+        if self.fault == "nothing":
+            return torch.zeros(())  # no graph, so no hook is called on this rank
+        if self.fault == "error":
+            raise ValueError("its own message")
+        return (difference - difference.detach()).sqrt() if self.fault == "gradient" else difference
 
 
 def weights(model):
@@ -42,15 +47,14 @@ def weights(model):
 
 
 def attempt(model, batch, iteration):
-    """The error of a step, which must leave the weights as they are."""
+    """The error of a step; the weights of the generator must be as before."""
     before = weights(model)
     model.feed_data(batch)
     try:
         model.optimize_parameters(iteration)
-    except NonFiniteError as error:
+    except (NonFiniteError, ValueError) as error:
         assert weights(model) == before
-        # The step was left half-way, inside DDP's backward pass or before it; a run would end here.
-        return str(error)
+        return f"{type(error).__name__}: {error}"
     return ""
 
 
@@ -74,21 +78,21 @@ def main():
         assert attempt(model, batch(), iteration) == ""
         keys.append(list(model.log_dict))
     out = {"keys": keys, "log": model.log_dict, "weights": weights(model), "errors": {}}
-    for where in ("nothing", "target", "value", "gradient"):
+    for fault in FAULTS:
         model = build_model(opt)
         spoilt = batch()
         if rank == ranks - 1:
-            if where == "target":
+            if fault == "target":
                 spoilt["gt"][1, 0, 0, 0] = float("nan")
-            else:
-                next(m for m in model.cri_perceptual.modules() if isinstance(m, SpoiltLoss)).spoils = where
-        if where == "nothing":
-            model.feed_data(spoilt)
-            model.optimize_parameters(2)
-            out["errors"][where] = ""
-            continue
-        out["errors"][where] = attempt(model, spoilt, 2)
-        dist.barrier()
+            next(m for m in model.cri_perceptual.modules() if isinstance(m, SpoiltLoss)).fault = fault
+            if fault == "discriminator":
+                real = model.cri_gan.loss.forward
+                model.cri_gan.loss.forward = lambda *a, real=real, **k: (
+                    real(*a, **k) * float("nan" if k["is_disc"] else 1)
+                )
+        # Iteration 3 is gated: only the discriminator is trained.
+        out["errors"][fault] = attempt(model, spoilt, 3 if fault == "discriminator" else 2)
+        dist.barrier()  # nobody waits in another collective call
     Path(sys.argv[2], f"{rank}.json").write_text(json.dumps(out))
     dist.destroy_process_group()
 

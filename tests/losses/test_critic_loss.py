@@ -205,7 +205,7 @@ def test_non_finite_values_and_gradients_stop_by_name():
         with pytest.raises(NonFiniteError, match=r"CriticLoss\(probe\).*value of image 1 .*nan"):
             CriticLoss(Probe(bad="value"))(x, hr).backward()
     loss = CriticLoss(Probe(bad="gradient"))(sr, hr)
-    with pytest.raises(NonFiniteError, match=r"CriticLoss\(probe\): gradient"):
+    with pytest.raises(NonFiniteError, match=r"CriticLoss\(probe\): .*gradient"):
         loss.backward()
     bad = sr.detach().clone()
     bad[0, 0, 0, 0] = float("nan")

@@ -187,7 +187,7 @@ def test_a_non_finite_value_leaves_nothing_behind(build):
     loss, fresh = build(), build()
     for bad in ((sr * float("nan"), hr), (sr, hr * 255), (sr[:, :, :-1], hr)):
         with pytest.raises((NonFiniteError, ValueError)):
-            loss(bad[0].clone().requires_grad_(), bad[1])
+            loss(bad[0].clone().requires_grad_(), bad[1]).backward()
     for found, wanted in zip(value_and_gradient(loss, sr, hr), value_and_gradient(fresh, sr, hr), strict=True):
         torch.testing.assert_close(found, wanted)
     assert loss.state_dict() == fresh.state_dict()

@@ -76,7 +76,7 @@ def resumed(tmp_path_factory):
         first = make()
         values(first, range(1, 6))
         states[kind] = saved(first)
-    travelling = CriticLoss("efficient_pban", weights=weights, **OPTIONS)
+    travelling = CriticLoss("tiny_efficient_pban", weights=weights, **OPTIONS)
     package = pickle.dumps({"loss": travelling, "states": states})
     (folder / "package.pkl").write_bytes(package)
     whole["pickled"] = values(travelling, range(6, 11))
@@ -112,7 +112,7 @@ def test_the_saved_state_is_counters(resumed):
 def test_a_worker_process_gets_the_critic_by_name_offline(resumed):
     whole, found, _, package = resumed
     assert len(package) < 20_000, "the critic travelled along"
-    assert found["class"] == "EfficientPBAN"
+    assert found["class"] == "TinyEfficientPBAN"
     for mine, theirs in zip(whole["pickled"], found["pickled"], strict=True):
         assert mine == pytest.approx(theirs, rel=1e-5)
 

@@ -38,15 +38,15 @@ def test_of_takes_what_yaml_delivers():
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ({"stat": 1}, "schedule: unknown key 'stat'. Did you mean 'start'"),
-        ({"start": -1}, "schedule.start: got -1, expected a whole number >= 0"),
-        ({"ramp": "soon"}, "schedule.ramp: got the text 'soon'"),
+        ({"stat": 1}, "schedule: .*stat.*start"),
+        ({"start": -1}, "schedule.start: got -1"),
+        ({"ramp": "soon"}, "schedule.ramp: .*soon"),
         ({"every": 0}, "schedule.every: got 0"),
         ({"start": 10, "end": 10}, "end 10 is not after start 10"),
         (5000, "schedule: got 5000, expected a mapping"),
     ],
 )
-def test_bad_values_are_worded(value, words):
+def test_bad_values_name_the_key(value, words):
     with pytest.raises(InputError, match=words):
         Schedule.from_config(value)
 
@@ -94,7 +94,7 @@ def test_a_factor_of_zero_computes_nothing_and_stays_on_the_graph(reduction, mon
 
 def test_without_an_iteration_it_says_what_to_do():
     loss = SSIMLoss(schedule={"start": 5})
-    with pytest.raises(InputError, match=r"never told the iteration. Call loss.step\(iteration\)"):
+    with pytest.raises(InputError, match=r"schedule.*loss\.step"):
         loss(*make_pair(1, 32, 32))
     assert SSIMLoss(schedule={})(*make_pair(1, 32, 32)) > 0
 

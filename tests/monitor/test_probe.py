@@ -44,35 +44,35 @@ def test_wanted_shares_come_out():
     }
     shares = {"l1": 2, "ssim": 1, "haarpsi": "1"}
     factors = probe(losses, [(sr, hr)], shares=shares).factors
-    again = {n: (lambda s, h, n=n, f=factors[n]: f * losses[n](s, h)) for n in losses}
-    found = probe(again, [(sr, hr)], shares=shares)
-    total = sum(found.norms.values())
-    assert {n: v / total for n, v in found.norms.items()} == pytest.approx({"l1": 0.5, "ssim": 0.25, "haarpsi": 0.25})
-    assert found.factors == pytest.approx({"l1": 1.0, "ssim": 1.0, "haarpsi": 1.0})
+    scaled = {n: (lambda s, h, n=n, f=factors[n]: f * losses[n](s, h)) for n in losses}
+    after = probe(scaled, [(sr, hr)], shares=shares)
+    total = sum(after.norms.values())
+    assert {n: v / total for n, v in after.norms.items()} == pytest.approx({"l1": 0.5, "ssim": 0.25, "haarpsi": 0.25})
+    assert after.factors == pytest.approx({"l1": 1.0, "ssim": 1.0, "haarpsi": 1.0})
 
 
-def test_a_loss_that_does_not_pull_is_named_not_divided_by():
+def test_a_loss_without_a_gradient_has_no_factor():
     report = probe({"a": linear(basis(0)), "dead": lambda sr, hr: sr.sum() * 0}, BATCHES)
     assert report.factors["dead"] is None
-    with pytest.raises(InputError, match="'dead' does not pull"):
+    with pytest.raises(InputError, match="'dead'"):
         probe({"a": linear(basis(0)), "dead": lambda sr, hr: sr.sum() * 0}, BATCHES, reference="dead")
 
 
 def test_bad_arguments():
     losses = {"a": linear(basis(0)), "b": linear(basis(1))}
-    with pytest.raises(InputError, match=r"unknown key 'bb'. Did you mean 'b'"):
+    with pytest.raises(InputError, match="'bb'.*'b'"):
         probe(losses, BATCHES, shares={"a": 1, "bb": 1})
-    with pytest.raises(InputError, match="none for b"):
+    with pytest.raises(InputError, match="shares.* b"):
         probe(losses, BATCHES, shares={"a": 1})
-    with pytest.raises(InputError, match="share of b: got 0"):
+    with pytest.raises(InputError, match="share of b.*0"):
         probe(losses, BATCHES, shares={"a": 1, "b": 0})
-    with pytest.raises(InputError, match="reference 'c' is no loss"):
+    with pytest.raises(InputError, match="reference.*'c'"):
         probe(losses, BATCHES, reference="c")
-    with pytest.raises(InputError, match="got no batches"):
+    with pytest.raises(InputError, match="batches"):
         probe(losses, [])
-    with pytest.raises(InputError, match="got no losses"):
+    with pytest.raises(InputError, match="losses"):
         probe({}, BATCHES)
-    with pytest.raises(NonFiniteError, match="b or its gradient"):
+    with pytest.raises(NonFiniteError, match="probe: b"):
         probe({"a": linear(basis(0)), "b": lambda sr, hr: sr.sum() * float("nan")}, BATCHES)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sr_perceptual_loss import CropPlan, InputError
-from sr_perceptual_loss.ops.crops import crop_boxes, crop_pairs, grow
+from sr_perceptual_loss.ops.crops import crop_boxes, crop_pairs, enlarge
 
 
 def probe(height, width, n=2):
@@ -89,15 +89,15 @@ def test_small_patches_follow_the_policy():
 
 def test_reflection_mirrors_as_often_as_needed():
     row = torch.arange(3.0).view(1, 1, 1, 3).expand(1, 1, 9, 3)
-    grown = grow(row, 9, "reflect")[0, 0, 0].tolist()
+    enlarged = enlarge(row, 9, "reflect")[0, 0, 0].tolist()
     wave = [0, 1, 2, 1]
-    assert grown == [wave[(i - 3) % 4] for i in range(9)]
-    one = grow(torch.ones(1, 1, 1, 1), 4, "reflect")
+    assert enlarged == [wave[(i - 3) % 4] for i in range(9)]
+    one = enlarge(torch.ones(1, 1, 1, 1), 4, "reflect")
     assert torch.equal(one, torch.ones(1, 1, 4, 4))
 
 
 def test_resize_keeps_the_aspect_ratio():
-    assert grow(torch.rand(1, 3, 10, 20), 30, "resize").shape == (1, 3, 30, 60)
+    assert enlarge(torch.rand(1, 3, 10, 20), 30, "resize").shape == (1, 3, 30, 60)
 
 
 def test_plan_from_yaml_values():
@@ -116,7 +116,7 @@ def test_plan_from_yaml_values():
         ({"size": 1.5}, "crops.size: got 1.5"),
         ({"scales": []}, "crops.scales: got an empty list"),
         ({"position": "middle"}, "crops.position: got 'middle'"),
-        ("large", "crops: got 'large', expected a side such as 224"),
+        ("large", "crops: got 'large'"),
         (True, "crops: got True"),
     ],
 )

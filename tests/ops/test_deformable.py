@@ -1,19 +1,15 @@
-"""Channels-first deformable convolution against torchvision's operator, and batch-norm folding."""
+"""Deformable convolution that mixes channels first, against torchvision's operator."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import deform_conv2d
 
 from sr_perceptual_loss.errors import InputError
-from sr_perceptual_loss.ops import deform_mix
+from sr_perceptual_loss.ops import deform_mix, deformable
 from sr_perceptual_loss.ops.deform_mix import mixed_deformable, tap_weights
-from sr_perceptual_loss.ops.deformable import deformable_conv, deformable_taps, use_operator
-from sr_perceptual_loss.ops.fold import fold_bn, folded, frozen_copy, merge_convs
-from sr_perceptual_loss.ops.resnet import residual_stage
+from sr_perceptual_loss.ops.deformable import deformable_taps
 
 OFFSETS = {
     "zero": lambda shape, g: torch.zeros(shape, dtype=torch.float64),
@@ -54,24 +50,25 @@ def operator(image, offset, weights):
 def test_value_and_all_gradients_are_torchvisions(kind, shape, sides, dense, monkeypatch):
     monkeypatch.setattr(deform_mix, "DENSE_PIXELS", 10**6 if dense else 0)
     monkeypatch.setattr(deform_mix, "GATHER_BYTES", 3000)
+    monkeypatch.setattr(deform_mix, "CHUNK_BYTES", 100_000)
     image, offset, weights, grad = case(kind, shape, sides)
     expected = operator(image, offset, weights)
-    # Few bytes: several chunks per branch.
-    found = mixed_deformable(image, offset, tap_weights(weights), sides, chunk_bytes=100_000)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
-    wanted = torch.autograd.grad(expected, [image, offset, *weights], grad)
-    given = torch.autograd.grad(found, [image, offset, *weights], grad)
-    for ours, theirs in zip(given, wanted, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    result = mixed_deformable(image, offset, tap_weights(weights), sides)
+    torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-13)
+    theirs = torch.autograd.grad(expected, [image, offset, *weights], grad)
+    ours = torch.autograd.grad(result, [image, offset, *weights], grad)
+    for one, two in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
     if kind in ("zero", "integer", "random") and shape != (2, 1, 1):
-        assert wanted[1].abs().max() > 0.1
+        assert theirs[1].abs().max() > 0.1
 
 
 @pytest.mark.fault(26)
-def test_gradcheck():
+def test_gradcheck(monkeypatch):
+    monkeypatch.setattr(deform_mix, "CHUNK_BYTES", 10_000)
     image, offset, weights, _ = case("random", (1, 2, 3), (3,), channels=2, out=1)
     taps = tap_weights(weights).detach().requires_grad_()
-    assert torch.autograd.gradcheck(lambda *a: mixed_deformable(*a, (3,), chunk_bytes=10_000), (image, offset, taps))
+    assert torch.autograd.gradcheck(lambda *a: mixed_deformable(*a, (3,)), (image, offset, taps))
 
 
 @pytest.mark.parametrize("needed", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)])
@@ -86,12 +83,13 @@ def test_each_gradient_alone(needed):
         assert torch.equal(gradient, wanted[i])
 
 
-def test_the_chunk_size_changes_nothing_and_limits_the_taps():
+def test_the_chunk_size_changes_nothing_and_limits_the_taps(monkeypatch):
     image, offset, weights, grad = case("random", (2, 12, 11), (3, 5))
     taps = tap_weights(weights)
     results = []
     for chunk_bytes in (1, 50_000, 10**9):
-        value = mixed_deformable(image, offset, taps, (3, 5), chunk_bytes=chunk_bytes)
+        monkeypatch.setattr(deform_mix, "CHUNK_BYTES", chunk_bytes)
+        value = mixed_deformable(image, offset, taps, (3, 5))
         results.append((value, *torch.autograd.grad(value, [image, offset, *weights], grad, retain_graph=True)))
     for other in results[1:]:
         for one, two in zip(results[0], other, strict=True):
@@ -99,9 +97,10 @@ def test_the_chunk_size_changes_nothing_and_limits_the_taps():
     like = offset[0, 0]
     sizes = [[c.last - c.first for c in deform_mix._chunks((3, 5), limit, like)] for limit in (1, 10, 100)]
     assert sizes == [[1] * 34, [9, 8, 8, 9], [9, 25]]
-    limits = [
-        deform_mix._taps_per_chunk(b, (1, 16, 16), 64, torch.float32, backward=True) for b in (1, 2**20, 16 * 2**20)
-    ]
+    limits = []
+    for chunk_bytes in (1, 2**20, 16 * 2**20):
+        monkeypatch.setattr(deform_mix, "CHUNK_BYTES", chunk_bytes)
+        limits.append(deform_mix._taps_per_chunk((1, 16, 16), 64, torch.float32, backward=True))
     assert limits == [1, 2**20 // (256 * (128 + 24) * 4), 2**24 // (256 * (128 + 24) * 4)]
 
 
@@ -110,10 +109,10 @@ def test_only_what_the_backward_pass_needs_is_kept():
     taps = tap_weights(weights).detach()
 
     def kept(image, offset, taps):
-        found = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: found.append(t.data_ptr()) or t, lambda t: t):
+        pointers = set()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: pointers.add(t.data_ptr()) or t, lambda t: t):
             mixed_deformable(image, offset, taps, (3, 5))
-        return set(found)
+        return pointers
 
     assert kept(image, offset, taps) == {image.data_ptr(), offset.data_ptr(), taps.data_ptr()}
     # Offsets that need no gradient: not even the image.
@@ -162,84 +161,11 @@ def test_offsets_that_are_not_numbers_stay_visible_and_read_nothing_outside():
     assert torch.equal(value.isnan(), expected)
 
 
-def test_kernels_choose_the_implementation():
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert [use_operator(k, cpu) for k in ("auto", "reference", "mixed")] == [False, True, False]
-    assert [use_operator(k, cuda) for k in ("auto", "reference", "mixed")] == [True, True, False]
-    with pytest.raises(InputError, match=r"kernels: got 'refrence'.*Did you mean 'reference'"):
-        use_operator("refrence", cpu)
-    image, offset, weights, _ = case("random", (2, 6, 5), (3,))
-    bias = torch.tensor([0.5, -2.0], dtype=torch.float64)
-    expected = deform_conv2d(image, offset, weights[0], bias, padding=1)
-    assert torch.equal(deformable_conv(image, offset, weights[0], bias, "reference"), expected)
-    torch.testing.assert_close(deformable_conv(image, offset, weights[0], bias), expected, rtol=1e-12, atol=1e-12)
+def test_kernels_choose_the_implementation(monkeypatch):
     image, offset, weights, _ = case("random", (2, 6, 5), (3, 5))
     taps, expected = tap_weights(weights), operator(image, offset, weights)
-    for kernels in ("auto", "reference"):
-        found = deformable_taps(image, offset, taps, (3, 5), kernels)
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-
-
-def normed(bn):
-    """Statistics and parameters that are not those of a fresh one."""
-    g = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        bn.running_mean.normal_(generator=g)
-        bn.running_var.uniform_(0.3, 2, generator=g)
-        if bn.affine:
-            bn.weight.normal_(generator=g)
-            bn.bias.normal_(generator=g)
-    return bn.eval()
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("affine", [True, False])
-def test_fold_bn(bias, affine):
-    conv = nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2, bias=bias).double()
-    bn = normed(nn.BatchNorm2d(6, affine=affine, eps=0.1).double())
-    x = torch.randn(2, 4, 7, 8, dtype=torch.float64)
-    new = fold_bn(conv, bn)
-    torch.testing.assert_close(new(x), bn(conv(x)), rtol=1e-12, atol=1e-12)
-    assert not any(p.requires_grad for p in new.parameters()) and conv.weight.requires_grad
-
-
-def test_fold_bn_refuses_what_it_cannot_fold():
-    conv = nn.Conv2d(3, 4, 1)
-    with pytest.raises(InputError, match="without running statistics"):
-        fold_bn(conv, nn.BatchNorm2d(4, track_running_stats=False))
-    with pytest.raises(InputError, match="got 5 normalised and 4 convolved"):
-        fold_bn(conv, nn.BatchNorm2d(5))
-
-
-@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
-def test_folded_network(block):
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), residual_stage(block, 8, 4, 2, 2)).double()
-    for part in net.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            normed(part)
-    net.eval()
-    before = {key: value.clone() for key, value in net.state_dict().items()}
-    new = folded(net)
-    x = torch.randn(2, 3, 9, 11, dtype=torch.float64)
-    torch.testing.assert_close(new(x), net(x), rtol=1e-11, atol=1e-11)
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in new.modules())
-    assert before.keys() == net.state_dict().keys()
-    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
-
-
-def test_merged_convolutions():
-    convs = [nn.Conv2d(3, out, 3, padding=1).double() for out in (2, 5)]
-    x = torch.randn(1, 3, 5, 6, dtype=torch.float64)
-    found = merge_convs(*convs)(x)
-    torch.testing.assert_close(found, torch.cat([conv(x) for conv in convs], 1), rtol=1e-12, atol=1e-12)
-
-
-def test_a_frozen_copy_shares_memory_and_can_be_cast_alone():
-    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
-    new = frozen_copy(net)
-    assert new[0].weight.data_ptr() == net[0].weight.data_ptr()
-    assert new[1].running_mean.data_ptr() == net[1].running_mean.data_ptr()
-    assert net[0].weight.requires_grad and not new[0].weight.requires_grad and not new.training
-    new.double()
-    assert net[0].weight.dtype == net[1].running_mean.dtype == torch.float32
-    assert new[0].weight.dtype == new[1].running_mean.dtype == torch.float64
+    torch.testing.assert_close(deformable_taps(image, offset, taps, (3, 5)), expected, rtol=1e-12, atol=1e-12)
+    monkeypatch.setattr(deformable, "mixed_deformable", None)
+    assert torch.equal(deformable_taps(image, offset, taps, (3, 5), "reference"), expected)
+    with pytest.raises(InputError, match=r"kernels: got 'refrence'.*Did you mean 'reference'"):
+        deformable_taps(image, offset, taps, (3, 5), "refrence")

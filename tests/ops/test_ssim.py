@@ -9,6 +9,7 @@ from pairs import make_pair
 from parity import golden
 
 from sr_perceptual_loss import InputError, ssim
+from sr_perceptual_loss.ops.ssim import ssim_checked
 
 GOLDEN = np.load(Path(__file__).parents[1] / "parity" / "efficient_pban.npz")
 
@@ -48,6 +49,7 @@ def test_it_is_per_image():
     sr, hr = make_pair(3, 33, 40, dtype=torch.float64)
     alone = torch.cat([ssim(sr[i : i + 1], hr[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(ssim(sr, hr), alone, rtol=1e-12, atol=0)
+    assert torch.equal(ssim(sr, hr), ssim_checked(sr, hr))
 
 
 def test_too_small_and_bad_window():

@@ -1,20 +1,19 @@
-"""A critic small enough to write, cut and damage its file in every test."""
+"""A critic small enough to write, cut and damage its file in every test, and a hub on this machine that serves it."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import os
+from pathlib import Path
 
 import pytest
 import torch
+from local_hub import LocalHub
 from torch import nn
 
 from sr_perceptual_loss.critics.base import Critic, CriticCard, SizeRule
-from sr_perceptual_loss.weights import fetching, store
-from sr_perceptual_loss.weights.hub import Resolved
+from sr_perceptual_loss.weights import store
 from sr_perceptual_loss.weights.manifest import WeightsEntry
-
-COMMIT = "c0ffee" + "0" * 34
 
 
 class Small(Critic):
@@ -31,10 +30,6 @@ class Small(Critic):
         self.body = nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width))
         self.again = self.body
 
-    @classmethod
-    def tiny(cls):
-        return cls()
-
     @staticmethod
     def remap_official(state):
         return {key.replace("trunk.", "body."): value for key, value in state.items()}
@@ -46,35 +41,21 @@ class Small(Critic):
         return -(self.body(sr) - target[0]).square().mean((1, 2, 3))
 
 
+class Bomb:
+    """Makes the folder ``mark`` when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
 def published(critic: Small) -> dict[str, torch.Tensor]:
     """Its entries as a reference code would have saved them: other names, an alias, a part that is never used."""
     state = {k.replace("body.", "trunk."): v.clone() for k, v in critic.state_dict().items() if k.startswith("body.")}
     state |= {k.replace("trunk.", "again."): v for k, v in state.items()}
     return state | {"head.weight": torch.zeros(3)}
-
-
-class FakeHub:
-    """What the hub would answer; counts the calls."""
-
-    def __init__(self, content: bytes, sha256: str | None = None) -> None:
-        self.content = content
-        self.sha256 = hashlib.sha256(content).hexdigest() if sha256 is None else sha256
-        self.asked: list[str] = []
-        self.downloads = 0
-
-    def __call__(self):
-        return self
-
-    def resolve(self, repo, filename, revision):
-        self.asked.append(revision)
-        return Resolved(COMMIT, self.sha256, len(self.content))
-
-    def download(self, repo, filename, commit, folder):
-        assert commit == COMMIT
-        self.downloads += 1
-        path = folder / filename
-        path.write_bytes(self.content)
-        return path
 
 
 @pytest.fixture
@@ -89,7 +70,7 @@ def small():
 def store_home(tmp_path, monkeypatch):
     home = tmp_path / "store"
     monkeypatch.setenv("SRPL_HOME", str(home))
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "SRPL_REQUIRE_LICENCE"):
         monkeypatch.delenv(name, raising=False)
     return home
 
@@ -119,9 +100,10 @@ def checkpoint(small, tmp_path):
 
 @pytest.fixture
 def hub(monkeypatch, checkpoint):
-    fake = FakeHub(checkpoint.read_bytes())
-    monkeypatch.setattr(fetching, "Hub", fake)
-    return fake
+    """The published checkpoint on a hub of this machine, for the real client."""
+    with LocalHub(checkpoint.read_bytes()) as served:
+        served.connect(monkeypatch)
+        yield served
 
 
 @pytest.fixture
@@ -135,6 +117,11 @@ def as_published():
 
 
 @pytest.fixture
+def bomb():
+    return Bomb
+
+
+@pytest.fixture
 def locate(entry, small_class):
     def call(weights, entries=None):
         entries = {"official": entry} if entries is None else entries
@@ -145,8 +132,8 @@ def locate(entry, small_class):
 
 @pytest.fixture
 def fetch(entry, small_class):
-    def call(**changes):
+    def call(progress=None, **changes):
         changed = dataclasses.replace(entry, **changes)
-        return store.fetch("small", changed, remap=small_class.remap_official, build=small_class)
+        return store.fetch("small", changed, remap=small_class.remap_official, build=small_class, progress=progress)
 
     return call

@@ -7,18 +7,13 @@ channels-last, and wide 3x3 convolutions take fewer products.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_perceptual_loss.critics.base import InferenceForm, TargetFeatures, normalise
-from sr_perceptual_loss.critics.efficient_pban.network import (
-    POOL,
-    Constants,
-    EfficientPBAN,
-    MultiBranchDeformConv,
-    PBABlock,
-)
+from sr_perceptual_loss.critics.base import Constants, InferenceForm, TargetFeatures, normalise
+from sr_perceptual_loss.critics.efficient_pban.network import EfficientPBAN, MultiBranchDeformConv, PBABlock
 from sr_perceptual_loss.ops.deform_mix import tap_weights
 from sr_perceptual_loss.ops.deformable import deformable_taps
 from sr_perceptual_loss.ops.fold import folded, frozen_copy, frozen_parameter, merge_convs
@@ -74,28 +69,7 @@ class MergedBlock(nn.Module):
         return self.rest.fuse(sr, (self.br1(query, kernels), key, value), target)
 
 
-class MergedHead(nn.Module):
-    """The head of a critic without dropout: features of both images -> scores."""
-
-    def __init__(self, critic: EfficientPBAN) -> None:
-        super().__init__()
-        self.sides = nn.ModuleList(
-            nn.Sequential(frozen_copy(first), nn.ReLU(), frozen_copy(second), nn.ReLU())
-            for first, second in ((critic.fc11, critic.fc21), (critic.fc12, critic.fc22))
-        )
-        with torch.no_grad():
-            # Nothing stands between the two last linear layers.
-            self.weight = frozen_parameter(critic.out.weight @ critic.fc.weight)
-            self.bias = frozen_parameter(critic.out.weight @ critic.fc.bias + critic.out.bias)
-
-    def forward(self, *maps: Tensor) -> Tensor:
-        """(N, 2C, h, w) of SR and of HR -> (N,)."""
-        pooled = [F.adaptive_avg_pool2d(each, POOL).flatten(1) for each in maps]
-        hidden = [side(each) for side, each in zip(self.sides, pooled, strict=True)]
-        return F.linear(torch.cat(hidden, dim=1), self.weight, self.bias).squeeze(1)
-
-
-class EfficientPBANInference(InferenceForm):
+class EfficientPBANInference(InferenceForm, EfficientPBAN):
     """The inference form of :class:`EfficientPBAN`.
 
     Args:
@@ -106,8 +80,11 @@ class EfficientPBANInference(InferenceForm):
         super().__init__(critic)
         self.sr_constants, self.hr_constants = critic.sr_constants, critic.hr_constants
         self.trunk = nn.Sequential(folded(critic.stem), folded(critic.layer2_1))
-        self.block = MergedBlock(critic.block2)
-        self.head = MergedHead(critic)
+        self.block2: Any = MergedBlock(critic.block2)
+        for name in ("fc11", "fc12", "fc21", "fc22", "fc", "out"):
+            setattr(self, name, frozen_copy(getattr(critic, name)))
+        for name in ("drop11", "drop12", "drop21", "drop22"):
+            setattr(self, name, nn.Identity())
         with_winograd(self)
         self.to(memory_format=torch.channels_last)
         self.eval()
@@ -115,9 +92,3 @@ class EfficientPBANInference(InferenceForm):
     def _features(self, image: Tensor, constants: Constants) -> Tensor:
         features: Tensor = self.trunk(normalise(image, *constants).contiguous(memory_format=torch.channels_last))
         return features
-
-    def _encode_target(self, hr: Tensor) -> TargetFeatures:
-        return self.block.encode_target(self._features(hr, self.hr_constants), self.kernels)
-
-    def _compare(self, sr: Tensor, hr: Tensor, target: TargetFeatures) -> Tensor:
-        return self.head(*self.block(self._features(sr, self.sr_constants), target, self.kernels))

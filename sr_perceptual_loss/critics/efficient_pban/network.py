@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 from sr_perceptual_loss.checks import as_float, as_int, check_choice
-from sr_perceptual_loss.critics.base import Critic, CriticCard, SizeRule, TargetFeatures, normalise
+from sr_perceptual_loss.critics.base import IMAGENET, Constants, Critic, CriticCard, SizeRule, TargetFeatures, normalise
 from sr_perceptual_loss.critics.registry import register_critic
-from sr_perceptual_loss.errors import InputError, WeightsError
+from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.ops.backbones import init_convolutions, residual_stage
-from sr_perceptual_loss.ops.deformable import deformable_branches
+from sr_perceptual_loss.ops.deform_mix import tap_weights
+from sr_perceptual_loss.ops.deformable import deformable_taps
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -40,15 +41,11 @@ SE_GROUPS = 3
 SE_CONV_GROUPS = 4
 POOL = 2
 
-Constants = tuple[tuple[float, ...], tuple[float, ...]]
-
-_IMAGENET: Constants = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _RAW: Constants = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-
-#: (mean, standard deviation) for SR and for HR images, by name. The published ones are 1/8 of plausible image statistics
-#: (a mistake in the code that measured them), but weights trained with them need exactly these numbers.
+#: (mean, standard deviation) for SR and for HR images, by name. The published ones are 1/8 of plausible statistics (a
+#: mistake in the code that measured them), but weights trained with them need exactly these numbers.
 NORMALISATIONS: Mapping[str, tuple[Constants, Constants]] = {
-    "imagenet": (_IMAGENET, _IMAGENET),
+    "imagenet": (IMAGENET, IMAGENET),
     "raw": (_RAW, _RAW),
     "published": (
         ((0.05605867, 0.050786886, 0.04435081), (0.028125687, 0.027141795, 0.02876606)),
@@ -76,10 +73,10 @@ class MultiBranchDeformConv(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, kernels: str = "auto") -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W); ``kernels`` as in :func:`deformable_branches`."""
-        offsets = [generator(x) for generator in self.param_generators]
-        branches = deformable_branches(x, offsets, list(self.weights), list(self.biases), kernels)
-        merged: Tensor = self.merge_conv(branches)
+        """(N, C, H, W) -> (N, C, H, W); ``kernels`` as in :func:`deformable_taps`."""
+        offsets = torch.cat([generator(x) for generator in self.param_generators], dim=1)
+        branches = deformable_taps(x, offsets, tap_weights(list(self.weights)), KERNELS, kernels)
+        merged: Tensor = self.merge_conv(branches + torch.cat(list(self.biases)).view(-1, 1, 1))
         return merged
 
 
@@ -98,7 +95,7 @@ class GroupShuffle(nn.Module):
 
 
 class SubEC(nn.Module):
-    """Sub-pixel and sub-channel gate of a map O of 16 k channels: O * z * y, z (N, 1, H, W), y (N, C, 1, 1) in (0, 1)."""
+    """Sub-pixel and sub-channel gate: O * z * y, z in (N, 1, H, W) and y in (N, C, 1, 1), both in (0, 1)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -212,9 +209,9 @@ class EfficientPBAN(Critic):
         symmetric=False,
         differences=(
             "The deviation that divides the attention logits is taken per image pair (std='sample'); the published "
-            "code takes it over the whole batch (std='batch'), which is the same for a batch of one.",
-            "New critics use ImageNet normalisation for both images; the published constants, one set per role and 1/8 "
-            "of plausible statistics, are normalisation='published'.",
+            "code takes it over the batch (std='batch'), which is the same for a batch of one.",
+            "New critics use ImageNet normalisation for both images; the published constants, one set for SR and one "
+            "for HR, 1/8 of plausible statistics, are normalisation='published'.",
             "Both sides must be >= 17; the published code gives NaN where both are <= 16 and takes 16x17.",
             "The image is scored at its own size; the published loader squeezes every image to 512x512.",
             "The paper separates the two branches after Layer1; as in the published code, one trunk serves both up to "
@@ -223,24 +220,18 @@ class EfficientPBAN(Critic):
             "after the fusion, or the 2x2 (not global) pooling; all are in the published code and here.",
             "The softmax runs over keys and the sum over queries, as in the published code; the paper's equations "
             "leave the softmax axis open.",
-            "The first dropout of the HR side has its own rate, 0.2 by default, where the published code applies a "
-            "module of the next layer and leaves its own one (0.3) unused.",
-            "The paper freezes stem and Layer1; here every parameter can be trained and freezing is up to the training "
-            "(published_frozen names the prefixes; the published code still moves their BN statistics).",
-            "The reference image passes the trunk first, the SR image second, which matters only to BN running "
-            "statistics in training.",
+            "The first dropout of HR has its own rate, 0.2 by default; the published code applies a module of the next "
+            "layer there and leaves its own one (0.3) unused.",
+            "The paper freezes stem and Layer1; here freezing is up to the training (published_frozen names the "
+            "prefixes; the published code still moves their BN statistics).",
+            "The reference passes the trunk before the SR image, which matters only to BN statistics in training.",
             "Weights start from random values, never from a download.",
         ),
         # None published: only architecture and training code are.
         weights={},
     )
     aliases = (("layer2_2.", "layer2_1."),)
-    unused = (
-        "block2.SE.subchannel.",
-        "block2.SE.shuffle.conv.",
-        "block2.after_block3.",
-        "block2.after_block4.",
-    )
+    unused = ("block2.SE.subchannel.", "block2.SE.shuffle.conv.", "block2.after_block3.", "block2.after_block4.")
     # Kept at their ImageNet values.
     published_frozen = ("stem.0.", "stem.1.", "stem.4.")
 
@@ -290,29 +281,6 @@ class EfficientPBAN(Critic):
         """16 channels and one residual block per stage."""
         return cls(widths=(4, 8, 16), depths=(1, 1, 1))
 
-    @staticmethod
-    def remap_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Published layout without the second name of layer3; the argument is not modified.
-
-        Args:
-            state: unwrapped state dict of a published checkpoint.
-
-        Returns:
-            A new dict without the alias keys.
-
-        Raises:
-            WeightsError: the two names hold different values.
-        """
-        ((duplicate, kept),) = EfficientPBAN.aliases
-        for key in (k for k in state if k.startswith(duplicate)):
-            twin = kept + key.removeprefix(duplicate)
-            if twin not in state or not torch.equal(state[twin], state[key]):
-                raise WeightsError(
-                    f"efficient_pban: '{key}' and '{twin}' differ, but they are two names of one tensor; "
-                    "the checkpoint belongs to another network or is damaged."
-                )
-        return {key: value for key, value in state.items() if not key.startswith(duplicate)}
-
     def _features(self, image: Tensor, constants: Constants) -> Tensor:
         features: Tensor = self.layer2_1(self.stem(normalise(image, *constants)))
         return features
@@ -321,8 +289,11 @@ class EfficientPBAN(Critic):
         return self.block2.encode_target(self._features(hr, self.hr_constants), self.kernels)
 
     def _compare(self, sr: Tensor, hr: Tensor, target: TargetFeatures) -> Tensor:
-        sides = self.block2(self._features(sr, self.sr_constants), target, self.kernels)
-        x1, x2 = (F.adaptive_avg_pool2d(side, POOL).flatten(1) for side in sides)
+        return self._head(*self.block2(self._features(sr, self.sr_constants), target, self.kernels))
+
+    def _head(self, *maps: Tensor) -> Tensor:
+        """(N, 2C, h, w) of SR and of HR -> (N,)."""
+        x1, x2 = (F.adaptive_avg_pool2d(each, POOL).flatten(1) for each in maps)
         x1 = self.drop21(F.relu(self.fc21(self.drop11(F.relu(self.fc11(x1))))))
         x2 = self.drop22(F.relu(self.fc22(self.drop12(F.relu(self.fc12(x2))))))
         score: Tensor = self.out(self.fc(torch.cat([x1, x2], dim=1))).squeeze(1)

@@ -1,8 +1,8 @@
-"""RQI/AHIQ for weights that never change again: equal scores and gradients, less work and memory.
+"""RQI on AHIQ with fixed weights, made by ``RQIAhiq.inference_form()``.
 
-Layers that are not run are absent; batch norms are folded; 1x1 convolutions over the transformer's maps and the offset
-convolution act on its tokens, before anything is joined or enlarged; wide convolutions take fewer products; the
-transformer's MLPs keep their input alone; maps are channels-last.
+Layers that are not run are absent, and batch norms are folded. 1x1 convolutions over the transformer's maps and the
+offset convolution act on its tokens, before anything is concatenated or enlarged. Wide convolutions take fewer
+products, the transformer's MLPs keep only their input, and maps are channels-last.
 """
 
 from __future__ import annotations
@@ -11,40 +11,32 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from typing_extensions import Self
 
-from sr_perceptual_loss.critics.base import Critic, TargetFeatures, normalise
+from sr_perceptual_loss.critics.base import InferenceForm, TargetFeatures, normalise
 from sr_perceptual_loss.critics.rqi_ahiq.network import KERNEL, NORMALISATIONS, DeformNet, RQIAhiq
+from sr_perceptual_loss.ops.backbones import block_tokens, recompute_mlps
 from sr_perceptual_loss.ops.deform_mix import tap_weights
 from sr_perceptual_loss.ops.deformable import deformable_taps
-from sr_perceptual_loss.ops.fold import folded, frozen_copy
-from sr_perceptual_loss.ops.vit import block_tokens, recompute_mlps
+from sr_perceptual_loss.ops.fold import folded, frozen_copy, frozen_parameter
 from sr_perceptual_loss.ops.winograd import with_winograd
 
 __all__ = ["RQIAhiqInference"]
 
 
-def _frozen(tensor: Tensor) -> nn.Parameter:
-    return nn.Parameter(tensor.detach(), requires_grad=False)
-
-
 class TokenOffsets(nn.Module):
-    """The offset convolution, mixed on the tokens' grid: both it and the enlargement by repetition are linear.
+    """The offset convolution, mixed on the tokens' grid: it and the enlargement by repetition are both linear.
 
-    Args:
-        net: the original; not modified.
-        taps: tapped transformer blocks, whose channels lie one after the other.
+    The maps of the ``blocks`` tapped transformer blocks lie one after the other in its input channels.
     """
 
-    def __init__(self, net: DeformNet, taps: int) -> None:
+    def __init__(self, net: DeformNet, blocks: int) -> None:
         super().__init__()
         conv = net.conv_offset
+        assert conv.bias is not None
         self.out = conv.out_channels
         # (blocks, 9 * out, width): rows ordered (kernel tap, output).
-        weight = rearrange(conv.weight, "o (b c) y x -> b (y x o) c", b=taps)
-        self.weight = _frozen(weight.contiguous())
-        assert conv.bias is not None
-        self.bias = _frozen(conv.bias)
+        self.weight = frozen_parameter(rearrange(conv.weight, "o (b c) y x -> b (y x o) c", b=blocks).contiguous())
+        self.bias = frozen_parameter(conv.bias)
 
     def forward(self, tokens: list[Tensor], grid: int, size: int) -> Tensor:
         """(N, grid*grid, width) of each block -> (N, out, size, size)."""
@@ -59,24 +51,20 @@ class TokenOffsets(nn.Module):
 
 
 class Reduction(nn.Module):
-    """Both backbones' features of one image to the regressor's channels.
-
-    Args:
-        critic: the original; not modified.
-    """
+    """The features of both backbones for one image -> the regressor's channels."""
 
     def __init__(self, critic: RQIAhiq) -> None:
         super().__init__()
         net, conv = critic.deform_net, critic.regressor.down_channel
-        self.taps = _frozen(tap_weights([net.deform.weight]))
-        self.bias = _frozen(net.deform.bias)
-        self.conv1 = frozen_copy(net.conv1)
-        width, blocks = critic.config["width"], len(critic.taps)
-        weight = conv.weight.flatten(1)
-        self.token_weight = _frozen(rearrange(weight[:, : blocks * width], "o (b c) -> b o c", b=blocks).contiguous())
-        self.cnn_weight = _frozen(weight[:, blocks * width :].contiguous())
         assert conv.bias is not None
-        self.down_bias = _frozen(conv.bias)
+        self.taps = frozen_parameter(tap_weights([net.deform.weight]))
+        self.bias = frozen_parameter(net.deform.bias)
+        self.conv1 = frozen_copy(net.conv1)
+        blocks = len(critic.taps)
+        of_tokens, of_cnn = conv.weight.flatten(1).tensor_split([blocks * critic.config["width"]], dim=1)
+        self.token_weight = frozen_parameter(rearrange(of_tokens, "o (b c) -> b o c", b=blocks).contiguous())
+        self.cnn_weight = frozen_parameter(of_cnn.contiguous())
+        self.down_bias = frozen_parameter(conv.bias)
 
     def forward(self, tokens: list[Tensor], cnn_map: Tensor, offset: Tensor, kernels: str) -> Tensor:
         """(N, h*w, width) of each block and (N, C, H, W) -> (N, channels, h, w)."""
@@ -88,18 +76,15 @@ class Reduction(nn.Module):
         return rearrange(reduced, "n (h w) c -> n c h w", h=sampled.shape[2])
 
 
-class RQIAhiqInference(Critic):
-    """What ``RQIAhiq.inference_form()`` gives: frozen, in eval mode, with a state dict of its own.
+class RQIAhiqInference(InferenceForm):
+    """The inference form of :class:`RQIAhiq`.
 
     Args:
-        critic: the original; not modified.
+        critic: the original.
     """
 
-    card = RQIAhiq.card
-
     def __init__(self, critic: RQIAhiq) -> None:
-        super().__init__(config=critic.config, input_size=critic.input_size)
-        self.autocast_dtype, self.kernels = critic.autocast_dtype, critic.kernels
+        super().__init__(critic)
         self.block_taps = critic.taps
         self.vit = frozen_copy(critic.vit)
         self.vit.blocks = self.vit.blocks[: critic.taps[-1] + 1]
@@ -110,17 +95,11 @@ class RQIAhiqInference(Critic):
         self.resnet50 = folded(resnet)
         self.offsets = TokenOffsets(critic.deform_net, len(critic.taps))
         self.reduction = Reduction(critic)
-        regressor = frozen_copy(critic.regressor)
-        del regressor.down_channel
-        self.regressor = regressor
+        self.regressor = frozen_copy(critic.regressor)
+        del self.regressor.down_channel
         with_winograd(self)
         self.to(memory_format=torch.channels_last)
         self.eval()
-
-    @classmethod
-    def tiny(cls) -> Self:
-        """The form of a tiny critic."""
-        return cls(RQIAhiq.tiny())
 
     def _maps(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
         """Tokens of the tapped blocks, (N, h*w, width) each, and the CNN map."""

@@ -1,8 +1,8 @@
 """RQI on AHIQ: how much better (> 0) or worse (< 0) an image looks than its reference; the one with two backbones.
 
-ViT-B/8 features for what is shown, ResNet-50 features sampled where the reference's ViT features say, a weighted mean
-of positions. Only the sampling and the regressor are trained; the backbones keep their ImageNet values. Module names
-are those of the published key layout.
+ViT-B/8 features for the content, ResNet-50 features sampled at offsets that come from the reference's ViT features, a
+weighted mean of positions. Only the sampling and the regressor are trained; the backbones keep their ImageNet values.
+Module names are those of the published key layout.
 
 Differences from the reference: see ``RQIAhiq.card.differences``. Written from a description of the published network,
 not from its code.
@@ -14,46 +14,38 @@ supplement; Lao et al., "Attentions Help CNNs See Better" (AHIQ), arXiv 2204.104
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
-from typing_extensions import Self
 
 from sr_perceptual_loss.checks import as_int, check_choice
-from sr_perceptual_loss.critics.base import Critic, CriticCard, SizeRule, TargetFeatures, normalise
+from sr_perceptual_loss.critics.base import IMAGENET, Constants, Critic, CriticCard, SizeRule, TargetFeatures, normalise
 from sr_perceptual_loss.critics.registry import register_critic
 from sr_perceptual_loss.errors import InputError
+from sr_perceptual_loss.ops.backbones import CLASSES, block_maps, init_convolutions, make_vit, residual_stage
 from sr_perceptual_loss.ops.deformable import DeformableConv2d
-from sr_perceptual_loss.ops.resnet import init_convolutions, residual_stage
-from sr_perceptual_loss.ops.vit import block_maps, check_vit, make_vit
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["NORMALISATIONS", "RQIAhiq"]
 
 KERNEL = 3
 # One level of the ResNet (side / 4) meets the ViT's tokens (side / patch).
 CNN_STRIDE = 4
-# Size of the unused ImageNet classifier in the published layout.
-CLASSES = 1000
-
-Constants = tuple[tuple[float, ...], tuple[float, ...]]
 
 #: (mean, standard deviation) for both backbones: of the published code, and of its widespread port.
 NORMALISATIONS: Mapping[str, Constants] = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "imagenet": IMAGENET,
 }
 
 
 class ResNet(nn.Module):
-    """ResNet of bottlenecks of which only the stem and ``layer1`` are run; the rest keeps the published key layout.
-
-    Args:
-        stem: channels of the stem; ``layer1`` makes four times as many.
-        layers: blocks of the four stages.
-    """
+    """ResNet of bottlenecks of which only the stem and ``layer1`` are run; the rest keeps the published key layout."""
 
     def __init__(self, stem: int, layers: Sequence[int]) -> None:
         super().__init__()
@@ -81,14 +73,7 @@ class ResNet(nn.Module):
 
 
 class DeformNet(nn.Module):
-    """CNN features sampled at offsets that come from ViT features, then brought to the ViT's grid.
-
-    Args:
-        vit_channels: of the map that gives the offsets.
-        cnn_channels: of the map that is sampled.
-        hidden: between the two last convolutions.
-        stride: from the CNN's grid to the ViT's.
-    """
+    """CNN features sampled at offsets that come from ViT features, then brought to the ViT's grid by a stride."""
 
     def __init__(self, vit_channels: int, cnn_channels: int, hidden: int, stride: int) -> None:
         super().__init__()
@@ -110,12 +95,7 @@ class DeformNet(nn.Module):
 
 
 class Regressor(nn.Module):
-    """Features of both images -> scores: sum(f * w) / sum(w) over positions, w in (0, 1).
-
-    Args:
-        features: channels of one image's features.
-        channels: after the first convolution, which both images share.
-    """
+    """Features of both images -> scores: sum(f * w) / sum(w) over positions, w in (0, 1)."""
 
     def __init__(self, features: int, channels: int) -> None:
         super().__init__()
@@ -130,9 +110,9 @@ class Regressor(nn.Module):
         self.conv_attent = nn.Sequential(nn.Conv2d(channels, 1, 1), nn.Sigmoid())
         self.conv = nn.Sequential(nn.Conv2d(channels, 1, 1))
 
-    def forward(self, judged: Tensor, reference: Tensor) -> Tensor:
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """``down_channel`` of both images' features, (N, C, h, w) each -> (N,)."""
-        x = self.conv1(self.feat_smoothing(torch.cat([judged - reference, judged, reference], dim=1)))
+        x = self.conv1(self.feat_smoothing(torch.cat([sr - hr, sr, hr], dim=1)))
         score, weight = self.conv(x), self.conv_attent(x)
         pooled: Tensor = (score * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))
         return pooled
@@ -142,8 +122,8 @@ class Regressor(nn.Module):
 class RQIAhiq(Critic):
     """Relative Quality Index, the AHIQ variant: 0 means "as good as the reference", positive better, negative worse.
 
-    That is what training under the RQI scheme makes of it; no weights of this variant are published. The score is not
-    bounded, and f(a, b) = -f(b, a) is learned, not built in. The backbones stay in eval mode in ``train()``, so their
+    That holds after training under the RQI scheme; no weights of this variant are published. The score is not bounded,
+    and f(a, b) = -f(b, a) is learned, not built in. The backbones stay in eval mode in ``train()``, so their
     batch statistics never move; training freezes them (:attr:`published_frozen`).
 
     Args:
@@ -193,8 +173,8 @@ class RQIAhiq(Critic):
         "resnet50.layer4.",
         "resnet50.fc.",
     )
-    #: Prefixes that the published training keeps at their ImageNet values.
-    published_frozen: ClassVar[tuple[str, ...]] = ("vit.", "resnet50.")
+    # Kept at their ImageNet values.
+    published_frozen = ("vit.", "resnet50.")
 
     def __init__(
         self,
@@ -212,10 +192,10 @@ class RQIAhiq(Critic):
         channels: int = 256,
     ) -> None:
         check_choice("normalisation", normalisation, tuple(NORMALISATIONS))
-        side, patch, width = (as_int(n, v, minimum=1) for n, v in (("side", side), ("patch", patch), ("width", width)))
-        depth, heads, stem = (as_int(n, v, minimum=1) for n, v in (("depth", depth), ("heads", heads), ("stem", stem)))
-        deform_channels = as_int("deform_channels", deform_channels, minimum=1)
-        channels = as_int("channels", channels, minimum=1)
+        sizes = {"side": side, "patch": patch, "width": width, "depth": depth, "heads": heads, "stem": stem}
+        sizes |= {"deform_channels": deform_channels, "channels": channels}
+        sizes = {name: as_int(name, value, minimum=1) for name, value in sizes.items()}
+        side, patch, width, depth, heads, stem, deform_channels, channels = sizes.values()
         taps = tuple(as_int("taps", tap) for tap in taps)
         layers = tuple(as_int("layers", blocks, minimum=1) for blocks in layers)
         if len(layers) != 4:
@@ -225,32 +205,16 @@ class RQIAhiq(Critic):
                 f"side, patch: got {side}, {patch}; expected a side that is a multiple of the patch, and a patch that "
                 f"is a multiple of {CNN_STRIDE}."
             )
-        check_vit(width, depth, heads, taps)
-        config = {"normalisation": normalisation, "side": side, "patch": patch, "width": width, "depth": depth}
-        config |= {"heads": heads, "taps": taps, "stem": stem, "layers": layers}
-        config |= {"deform_channels": deform_channels, "channels": channels}
+        config = {"normalisation": normalisation, **sizes, "taps": taps, "layers": layers}
         super().__init__(config=config, input_size=SizeRule(fixed=side))
         self.taps = taps
         vit_channels = len(taps) * width
         cnn_channels = layers[0] * Bottleneck.expansion * stem
         self.resnet50 = ResNet(stem, layers)
-        self.vit = make_vit(side, patch, width, depth, heads)
+        self.vit = make_vit(side, patch, width, depth, heads, taps)
         self.deform_net = DeformNet(vit_channels, cnn_channels, deform_channels, stride=patch // CNN_STRIDE)
         self.regressor = Regressor(vit_channels + cnn_channels, channels)
         self.train()
-
-    def inference_form(self) -> Critic:
-        """As :meth:`Critic.inference_form`: layers that are not run absent, batch norms folded, maps never joined.
-
-        Returns:
-            The prepared critic; this one itself under ``kernels = "reference"``. Its target features are its own.
-        """
-        if self.kernels == "reference":
-            return self
-        # The form knows this class, so this class cannot know the form before it is asked for.
-        from sr_perceptual_loss.critics.rqi_ahiq.inference import RQIAhiqInference
-
-        return RQIAhiqInference(self)
 
     @classmethod
     def tiny(cls) -> Self:
@@ -267,10 +231,7 @@ class RQIAhiq(Critic):
         return self
 
     def backbone_maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """What the frozen backbones see.
-
-        Args:
-            image: (N, 3, side, side) RGB in [0, 1].
+        """Features of the frozen backbones for an image (N, 3, side, side) in [0, 1].
 
         Returns:
             ViT map (N, taps * width, side/patch, side/patch) and CNN map (N, 12 * stem, side/4, side/4) for three
@@ -291,8 +252,8 @@ class RQIAhiq(Critic):
         return offset, self._reduced(vit_map, cnn_map, offset)
 
     def compare_maps(self, vit_map: Tensor, cnn_map: Tensor, target: TargetFeatures) -> Tensor:
-        """Scores (N,) from the judged image's :meth:`backbone_maps` and the reference's :meth:`encode_maps`."""
-        # The reference's offsets sample the judged image too: both are read at the same places.
+        """Scores (N,) from :meth:`backbone_maps` of the SR image and :meth:`encode_maps` of the reference."""
+        # The reference's offsets are used for the SR image too: both are sampled at the same places.
         offset, reference = target
         scores: Tensor = self.regressor(self._reduced(vit_map, cnn_map, offset), reference)
         return scores

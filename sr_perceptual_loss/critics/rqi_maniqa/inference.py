@@ -26,19 +26,10 @@ Ranges = tuple[tuple[int, int], ...]
 
 @torch.no_grad()
 def merged_maps(query: nn.Linear, key: nn.Linear, value: nn.Linear, scale: float) -> tuple[Tensor, Tensor]:
-    """The maps of :func:`channel_attention` from those to q, k and v.
+    """Weight (2P, P) and bias (2P,) of :func:`channel_attention` from the maps P -> P to q, k and v; rounded once.
 
     The maps to q and k become one: (x Q^T + b)(x K^T + c)^T = (x Q^T K + b K) x^T + a constant along each row, which
-    the softmax ignores.
-
-    Args:
-        query: P -> P.
-        key: P -> P.
-        value: P -> P.
-        scale: factor of the logits.
-
-    Returns:
-        Weight (2P, P) and bias (2P,), rounded once.
+    the softmax ignores. ``scale`` is the factor of the logits.
     """
     # On the CPU: some devices have no float64.
     q, b, k, v, c = (

@@ -44,34 +44,32 @@ POOL_EPS = 1e-8
 HALF = (0.5, 0.5, 0.5)
 
 
-def relative_position_index(window: int = WINDOW) -> Tensor:
+def relative_position_index() -> Tensor:
     """Row of the bias table for each pair of tokens of a window.
 
     Returns:
-        (window^2, window^2) int64, [i, j] = (r_i - r_j + window - 1) * (2 * window - 1) + (c_i - c_j + window - 1).
+        (16, 16) int64, [i, j] = (r_i - r_j + 3) * 7 + (c_i - c_j + 3) for windows of 4 x 4 tokens.
     """
-    token = torch.arange(window * window)
-    row, column = token // window, token % window
-    rows = row[:, None] - row[None, :] + window - 1
-    columns = column[:, None] - column[None, :] + window - 1
-    return rows * (2 * window - 1) + columns
+    token = torch.arange(WINDOW * WINDOW)
+    row, column = token // WINDOW, token % WINDOW
+    rows = row[:, None] - row[None, :] + WINDOW - 1
+    columns = column[:, None] - column[None, :] + WINDOW - 1
+    return rows * (2 * WINDOW - 1) + columns
 
 
-def shifted_window_mask(grid: int, window: int = WINDOW, shift: int = SHIFT) -> Tensor:
+def shifted_window_mask(grid: int) -> Tensor:
     """Mask of pairs of tokens in a shifted window that are no neighbours: the cyclic roll wraps around the border.
 
     Args:
-        grid: side of the token map, a multiple of ``window``.
-        window: side of the window.
-        shift: number of tokens by which the map was rolled.
+        grid: side of the token map, a multiple of the window.
 
     Returns:
-        ((grid/window)^2, window^2, window^2): 0 where both tokens come from one region, -100 elsewhere.
+        ((grid/4)^2, 16, 16): 0 where both tokens come from one region, -100 elsewhere.
     """
     line = torch.arange(grid)
-    region = (line >= grid - window).long() + (line >= grid - shift).long()
+    region = (line >= grid - WINDOW).long() + (line >= grid - SHIFT).long()
     labels = 3 * region[:, None] + region[None, :]
-    labels = rearrange(labels, "(x r) (y c) -> (x y) (r c)", r=window, c=window)
+    labels = rearrange(labels, "(x r) (y c) -> (x y) (r c)", r=WINDOW, c=WINDOW)
     return (labels[:, :, None] != labels[:, None, :]).to(torch.get_default_dtype()) * MASKED
 
 
@@ -138,7 +136,7 @@ class SwinBlock(nn.Module):
         self.mlp = Mlp(dim, hidden)
         self.drop_path = DropPath(drop_path)
         # A buffer that is None has no key, as in the published layout.
-        self.register_buffer("attn_mask", shifted_window_mask(grid, shift=shift) if shift else None)
+        self.register_buffer("attn_mask", shifted_window_mask(grid) if shift else None)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, tokens, C) -> (B, tokens, C)."""
@@ -312,13 +310,7 @@ class RQIManiqa(Critic):
 
     @staticmethod
     def remap_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Published layout, which is ours; the argument is not modified.
-
-        Args:
-            state: unwrapped state dict of a published checkpoint.
-
-        Returns:
-            A new dict with the same entries.
+        """As :meth:`Critic.remap_official`; the layouts are equal.
 
         Raises:
             WeightsError: a stored constant (position index or mask) is not the one that this network uses.

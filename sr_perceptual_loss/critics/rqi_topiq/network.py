@@ -13,18 +13,21 @@ supplement; TOPIQ, arXiv 2308.03060.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from sr_perceptual_loss.checks import as_float, as_int, check_choice
-from sr_perceptual_loss.critics.base import Critic, CriticCard, SizeRule, TargetFeatures, normalise
+from sr_perceptual_loss.critics.base import IMAGENET, Critic, CriticCard, SizeRule, TargetFeatures, normalise
 from sr_perceptual_loss.critics.registry import register_critic
 from sr_perceptual_loss.errors import InputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["PyramidResNet", "RQITopiq"]
 
@@ -36,18 +39,12 @@ PLAIN_STEM_WIDTH = 64
 POSITIONS = 32
 # Under the square root of the feature distance, whose slope at 0 would be infinite.
 DISTANCE_EPS = 1e-12
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class PyramidResNet(ResNet):
-    """timm's ResNet without classifier, giving the stem (after its ReLU) and the four stages.
+    """timm's ResNet without classifier, with the outputs of the stem (after its ReLU) and of the four stages.
 
-    Args:
-        block: "bottleneck" or "basic".
-        layers: residual blocks of the four stages.
-        widths: of the four stages; a bottleneck stage has four times as many channels.
-        stem: "plain" (one 7x7 convolution) or "deep" (three 3x3 ones).
-        stem_width: channels of level 0.
+    The arguments are those of :class:`RQITopiq`. The plain stem is one 7x7 convolution, the deep one has three 3x3.
     """
 
     def __init__(self, block: str, layers: Sequence[int], widths: Sequence[int], stem: str, stem_width: int) -> None:
@@ -81,23 +78,11 @@ class PyramidResNet(ResNet):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, 3, H, W) -> five maps of H/2, H/4, ... H/32, rounded up."""
-        levels = [self.act1(self.bn1(self.conv1(x)))]
-        x = self.maxpool(levels[0])
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
-            levels.append(x)
-        return tuple(levels)
+        return tuple(self.forward_intermediates(x, intermediates_only=True))
 
 
 class CrossLayer(nn.Module):
-    """Pre-norm cross-attention layer: z += MHA(LN1 z, LN2 m, LN2 m); z += FF(LN3 z).
-
-    Args:
-        dim: channels.
-        heads: attention heads.
-        feedforward: channels inside FF.
-        dropout: rate on the attention, inside FF and on both results.
-    """
+    """Pre-norm cross-attention layer: z += MHA(LN1 z, LN2 m, LN2 m); z += FF(LN3 z)."""
 
     def __init__(self, dim: int, heads: int, feedforward: int, dropout: float) -> None:
         super().__init__()
@@ -119,11 +104,7 @@ class CrossLayer(nn.Module):
 
 
 class Stack(nn.Module):
-    """One layer under the name ``layers.0``, as in the published layout.
-
-    Args:
-        layer: the layer.
-    """
+    """One layer under the name ``layers.0``, as in the published layout."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -136,26 +117,13 @@ class Stack(nn.Module):
 
 
 def _gate(channels: int, hidden: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, hidden, 1),
-        nn.GELU(),
-        nn.Conv2d(hidden, hidden, 3, padding=1),
-        nn.GELU(),
-        nn.Conv2d(hidden, 1, 3, padding=1),
-        nn.Sigmoid(),
-    )
+    first, second = nn.Conv2d(channels, hidden, 1), nn.Conv2d(hidden, hidden, 3, padding=1)
+    return nn.Sequential(first, nn.GELU(), second, nn.GELU(), nn.Conv2d(hidden, 1, 3, padding=1), nn.Sigmoid())
 
 
 def _score_head(dim: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.LayerNorm(dim),
-        nn.Linear(dim, dim),
-        nn.GELU(),
-        nn.LayerNorm(dim),
-        nn.Linear(dim, dim),
-        nn.GELU(),
-        nn.Linear(dim, 1),
-    )
+    layers = (part for _ in range(2) for part in (nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU()))
+    return nn.Sequential(*layers, nn.Linear(dim, 1))
 
 
 def _four(name: str, values: Sequence[int]) -> tuple[int, ...]:
@@ -164,32 +132,13 @@ def _four(name: str, values: Sequence[int]) -> tuple[int, ...]:
     return tuple(as_int(name, value, minimum=1) for value in values)
 
 
-def _check_stem(stem: str, stem_width: int) -> None:
-    """Raise InputError where timm has no such stem."""
-    if stem == "plain" and stem_width != PLAIN_STEM_WIDTH:
-        raise InputError(
-            f"stem_width: got {stem_width}, expected {PLAIN_STEM_WIDTH} for stem='plain'; use stem='deep' for another."
-        )
-    if stem_width % 2:
-        raise InputError(f"stem_width: got {stem_width}, expected an even number.")
-
-
-def _check_tokens(dim: int, heads: int) -> None:
-    """Raise InputError where the channels of a token cannot be divided among heads and the two position tables."""
-    if dim % heads or dim % 2:
-        raise InputError(f"dim: got {dim}, expected an even multiple of heads ({heads}).")
-
-
 @register_critic
 class RQITopiq(Critic):
     """Relative Quality Index, the TOPIQ variant: 0 means "as good as the reference", positive better, negative worse.
 
-    That is what training under the RQI scheme makes of it. **No RQI-TOPIQ weights are published.** The published
-    TOPIQ-FR weights (``cfanet_fr_pipal_res50-69bbe5ba.pth``, ``cfanet_fr_kadid_res50-2c4cc61d.pth``) fit without a
-    change and are a start for that training, but until then their scores are absolute quality, not differences: 0 has
-    no meaning.
-
-    The score is not bounded, and f(a, b) = -f(b, a) is learned, not built in. The backbone's batch normalisation always
+    That holds after training under the RQI scheme, and **no RQI-TOPIQ weights are published.** The published TOPIQ-FR
+    weights fit and are a start for that training, but their own scores are absolute quality: 0 has no meaning. The
+    score is not bounded, and f(a, b) = -f(b, a) is learned, not built in. The backbone's batch normalisation always
     uses its stored statistics and never moves them, also in train mode.
 
     Args:
@@ -218,17 +167,16 @@ class RQITopiq(Critic):
         differences=(
             "No weights trained under the RQI scheme are published. The published TOPIQ-FR files "
             "(cfanet_fr_pipal_res50-69bbe5ba.pth, cfanet_fr_kadid_res50-2c4cc61d.pth of IQA-PyTorch, CC BY-NC-SA 4.0: "
-            "not for commercial use) predict absolute quality, not differences, until they are trained under it; "
-            "`srpl convert FILE --critic rqi_topiq --warm-start` makes a start for that training of them.",
-            "There is no final activation; the published network has one (Softplus) only behind an option that is off "
-            "by default.",
+            "not for commercial use) predict absolute quality, not differences. "
+            "`srpl convert FILE --critic rqi_topiq --warm-start` turns them into a start for training under it.",
+            "There is no final activation; the published network has one (Softplus) behind an option, off by default.",
             "Both sides must be >= 32; the published network takes smaller images, where some levels are not pooled.",
             "The gated maps are pooled before they are concatenated, and the position tables are resized before they "
             "are repeated, which does not change the score.",
             "The backbone's BN is in eval mode from the construction on; in the published code the first forward pass "
             "after a switch to train mode still uses batch statistics.",
-            "The backbone's BN weights and biases can be trained and freezing is up to the training (published_frozen "
-            "names them); the published code freezes them itself.",
+            "Freezing the backbone's BN weights and biases is up to the training (published_frozen names them); the "
+            "published code freezes them itself.",
             "Weights start from random values, never from a download; the published backbone starts from ImageNet.",
             "f(a, b) = -f(b, a), which the paper states, is a trained tendency; nothing enforces it.",
             "As in the published network, attn_blks.*.self_attn is never used.",
@@ -255,15 +203,25 @@ class RQITopiq(Critic):
         check_choice("block", block, ("bottleneck", "basic"))
         check_choice("stem", stem, tuple(STEMS))
         layers, widths = _four("layers", layers), _four("widths", widths)
-        stem_width, dim = as_int("stem_width", stem_width, minimum=2), as_int("dim", dim, minimum=2)
-        heads, feedforward = as_int("heads", heads, minimum=1), as_int("feedforward", feedforward, minimum=1)
-        gate, dropout = as_int("gate", gate, minimum=1), as_float("dropout", dropout, minimum=0.0, maximum=1.0)
-        _check_stem(stem, stem_width)
-        _check_tokens(dim, heads)
-        config = {"block": block, "layers": layers, "widths": widths, "stem": stem, "stem_width": stem_width}
-        config |= {"dim": dim, "heads": heads, "feedforward": feedforward, "gate": gate, "dropout": dropout}
-        super().__init__(config=config)
+        sizes = {"stem_width": stem_width, "dim": dim, "heads": heads, "feedforward": feedforward, "gate": gate}
+        sizes = {name: as_int(name, value, minimum=1) for name, value in sizes.items()}
+        stem_width, dim, heads, feedforward, gate = sizes.values()
+        dropout = as_float("dropout", dropout, minimum=0.0, maximum=1.0)
+        if stem == "plain" and stem_width != PLAIN_STEM_WIDTH:
+            raise InputError(
+                f"stem_width: got {stem_width}, expected {PLAIN_STEM_WIDTH} for stem='plain'; use stem='deep' for "
+                "another width."
+            )
+        if stem_width % 2:
+            raise InputError(f"stem_width: got {stem_width}, expected an even number.")
+        if dim % heads or dim % 2:
+            raise InputError(f"dim: got {dim}, expected an even multiple of heads ({heads}).")
+        backbone = {"block": block, "layers": layers, "widths": widths, "stem": stem}
+        super().__init__(config={**backbone, **sizes, "dropout": dropout})
         self.semantic_model = PyramidResNet(block, layers, widths, stem, stem_width)
+        # The backbone's BN weights and biases, kept at their ImageNet values.
+        norms = [name for name, part in self.semantic_model.named_modules() if isinstance(part, nn.BatchNorm2d)]
+        self.published_frozen = tuple(f"semantic_model.{name}." for name in norms)
         channels = self.semantic_model.channels
 
         def self_layer() -> nn.Module:
@@ -292,44 +250,13 @@ class RQITopiq(Critic):
         for table in (self.h_emb, self.w_emb):
             nn.init.trunc_normal_(table, std=0.02)
 
-    def inference_form(self) -> Critic:
-        """As :meth:`Critic.inference_form`: batch norms folded, channels last, gated pooling without gated maps.
-
-        Returns:
-            The prepared critic; this one itself under ``kernels = "reference"``. Its target features are its own.
-        """
-        if self.kernels == "reference":
-            return self
-        from sr_perceptual_loss.critics.rqi_topiq.inference import RQITopiqInference
-
-        return RQITopiqInference(self)
-
     @classmethod
     def tiny(cls) -> Self:
         """One basic block per stage, 4 to 16 channels, tokens of 16."""
         return cls(
-            block="basic",
-            layers=(1, 1, 1, 1),
-            widths=(4, 8, 8, 16),
-            stem="deep",
-            stem_width=4,
-            dim=16,
-            heads=2,
-            feedforward=32,
-            gate=4,
-        )
-
-    @property
-    def published_frozen(self) -> tuple[str, ...]:
-        """Prefixes that the published training keeps at their ImageNet values: the backbone's BN weights and biases.
-
-        Of this instance, since they depend on ``layers``: ``name.startswith(critic.published_frozen)``.
-        """
-        return tuple(
-            f"semantic_model.{name}."
-            for name, module in self.semantic_model.named_modules()
-            if isinstance(module, nn.BatchNorm2d)
-        )
+            block="basic", layers=(1, 1, 1, 1), widths=(4, 8, 8, 16), stem="deep", stem_width=4, dim=16, heads=2,
+            feedforward=32, gate=4,
+        )  # fmt: skip
 
     def train(self, mode: bool = True) -> Self:
         """As of ``nn.Module``, but the backbone stays in eval mode, so no score depends on batch statistics."""
@@ -344,43 +271,34 @@ class RQITopiq(Critic):
         return self.compare_features(self.features(sr), target)
 
     def features(self, image: Tensor) -> TargetFeatures:
-        """Five levels of the backbone.
-
-        Args:
-            image: (N, 3, H, W) RGB in [0, 1].
-
-        Returns:
-            Five maps (N, C_i, H / 2^(i+1), W / 2^(i+1)), rounded up.
-        """
+        """Levels of the backbone for an image in [0, 1]: five maps (N, C_i, H / 2^(i+1), W / 2^(i+1)), rounded up."""
         levels: TargetFeatures = self.semantic_model(normalise(image, *IMAGENET))
         return levels
 
-    def compare_features(self, judged: TargetFeatures, reference: TargetFeatures) -> Tensor:
+    def compare_features(self, sr: TargetFeatures, hr: TargetFeatures) -> Tensor:
         """Scores (N,) from :meth:`features` of both images."""
-        rows, columns = judged[-1].shape[2:]
-        return self._from_levels(judged, reference, (rows, columns))
-
-    def _from_levels(self, judged: TargetFeatures, reference: TargetFeatures, grid: tuple[int, int]) -> Tensor:
-        """Scores (N,); ``grid`` is the size of the deepest level."""
-        position = self._position(*grid)
-        tokens = [self._level_tokens(level, judged[level], reference[level], position, grid) for level in range(LEVELS)]
+        position = self._position(*self._grid(sr[-1]))
+        tokens = [self._level_tokens(level, sr[level], hr[level], position) for level in range(LEVELS)]
         z = tokens[-1]
         for cross, memory in zip(self.attn_blks, reversed(tokens[:-1]), strict=True):
             z = cross(z, memory)
         scores: Tensor = self.score_linear(self.attn_pool(z).mean(0)).squeeze(1)
         return scores
 
-    def _level_tokens(
-        self, level: int, judged: Tensor, reference: Tensor, position: Tensor, grid: tuple[int, int]
-    ) -> Tensor:
-        """(N, C, h, w) of both images to (rows * columns, N, dim): gate, pool to the grid, embed, attend."""
-        distance = ((judged - reference).square() + DISTANCE_EPS).sqrt()
+    @staticmethod
+    def _grid(level: Tensor) -> tuple[int, int]:
+        return level.shape[2], level.shape[3]
+
+    def _level_tokens(self, level: int, sr: Tensor, hr: Tensor, position: Tensor) -> Tensor:
+        """One level of both images to (rows * columns, N, dim): gate, pool to the deepest grid, embed, attend."""
+        distance = ((sr - hr).square() + DISTANCE_EPS).sqrt()
         gate = self.weight_pool[level](distance)
         # Pooled one by one, which needs less memory than pooling the concatenated map. From 32x32 pixels on, all levels
         # but the last are larger than the grid in both directions.
-        maps = [part * gate for part in (judged, reference, distance)]
+        maps = [part * gate for part in (sr, hr, distance)]
         if level < LEVELS - 1:
-            maps = [F.adaptive_avg_pool2d(part, grid) for part in maps]
+            rows, columns = position.shape[2:]
+            maps = [F.adaptive_avg_pool2d(part, (rows, columns)) for part in maps]
         embedded = self.dim_reduce[level](torch.cat(maps, dim=1)) + position
         tokens: Tensor = self.sa_attn_blks[level](rearrange(embedded, "n c h w -> (h w) n c"))
         return tokens

@@ -1,1 +1,5 @@
-"""Texture statistics: a critic without weights."""
+"""texture_stats: local texture statistics times structure."""
+
+from sr_perceptual_loss.critics.texture_stats.critic import TextureStats
+
+__all__ = ["TextureStats"]

@@ -1,4 +1,4 @@
-"""Band-pass channels of a picture over a pyramid: what texture statistics are computed from."""
+"""Band-pass channels of an image over a pyramid: what texture statistics are computed from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sr_perceptual_loss.ops.lattice import gaussian_means
 
-__all__ = ["LUMA_BANDS", "OPPONENT", "ORIENTED", "Bands", "pyramid"]
+__all__ = ["ORIENTED", "Bands", "pyramid"]
 
 # Sobel filters along four directions.
 _A, _B = 1 / 8, 2 / 8
@@ -21,12 +21,10 @@ _DIRECTIONS = (
     ((0, -_A, -_B), (_A, 0, -_A), (_B, _A, 0)),
 )
 ORIENTED = len(_DIRECTIONS)
-#: Oriented, isotropic, and what lies above.
-LUMA_BANDS = ORIENTED + 2
-#: Sigma in pixels of the means that the next octave samples at every second place.
-HALVING = 1.1
+# Sigma in pixels of the means that the next octave samples at every second pixel.
+_HALVING = 1.1
 # Luma of BT.601 and two colour differences, red-cyan and blue-yellow, zero for grey.
-OPPONENT = ((0.299, 0.587, 0.114), (0.5, -0.5, 0.0), (-0.25, -0.25, 0.5))
+_OPPONENT = ((0.299, 0.587, 0.114), (0.5, -0.5, 0.0), (-0.25, -0.25, 0.5))
 
 
 @dataclass(frozen=True)
@@ -34,10 +32,10 @@ class Bands:
     """One level of the pyramid.
 
     Attributes:
-        luma: (N, 6, h, w): four directions, the isotropic band (the 3x3 less the 5x5 binomial mean), and a higher
-            one. All are zero at the Nyquist frequency, where a head can draw energy that belongs to no texture.
+        luma: (N, 6, h, w): four directions, the isotropic band (the 3x3 minus the 5x5 binomial mean), and a higher one.
+            All are zero at the Nyquist frequency, where a network can draw energy that belongs to no texture.
         colour: (N, 2, h, w): the isotropic band of the two colour differences.
-        detail: (N, 3, h, w): luma and colour differences less their 5x5 binomial mean.
+        detail: (N, 3, h, w): luma and colour differences minus their 5x5 binomial mean.
     """
 
     luma: Tensor
@@ -52,11 +50,6 @@ def _binomial(image: Tensor) -> Tensor:
     return F.conv2d(F.pad(image, (1, 1, 1, 1), mode="reflect"), kernel, groups=image.shape[1])
 
 
-def _paired(image: Tensor) -> Tensor:
-    """Mean of each 2x2 neighbourhood: takes away the Nyquist frequency and little else."""
-    return F.avg_pool2d(F.pad(image, (0, 1, 0, 1), mode="reflect"), 2, stride=1)
-
-
 def pyramid(image: Tensor, levels: int) -> list[Bands]:
     """Band-pass channels of ``levels`` octaves, finest first.
 
@@ -68,15 +61,17 @@ def pyramid(image: Tensor, levels: int) -> list[Bands]:
         One :class:`Bands` per octave.
     """
     directions = image.new_tensor(_DIRECTIONS).unsqueeze(1)
-    current = torch.einsum("oc,nchw->nohw", image.new_tensor(OPPONENT), image)
-    found = []
+    current = torch.einsum("oc,nchw->nohw", image.new_tensor(_OPPONENT), image)
+    result = []
     for level in range(levels):
         if level:
-            current = gaussian_means(current, HALVING, 2)
+            current = gaussian_means(current, _HALVING, 2)
         smooth = _binomial(current)
         smoother = _binomial(smooth)
         isotropic = smooth - smoother
         oriented = F.conv2d(F.pad(current[:, :1], (1, 1, 1, 1), mode="reflect"), directions)
-        luma = torch.cat([oriented, isotropic[:, :1], _paired(current[:, :1] - smooth[:, :1])], 1)
-        found.append(Bands(luma, isotropic[:, 1:], current - smoother))
-    return found
+        # The mean of each 2x2 neighbourhood removes the Nyquist frequency and little else.
+        high = F.avg_pool2d(F.pad(current[:, :1] - smooth[:, :1], (0, 1, 0, 1), mode="reflect"), 2, stride=1)
+        luma = torch.cat([oriented, isotropic[:, :1], high], 1)
+        result.append(Bands(luma, isotropic[:, 1:], current - smoother))
+    return result

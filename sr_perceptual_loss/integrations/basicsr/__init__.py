@@ -16,14 +16,13 @@ from basicsr.utils.registry import LOSS_REGISTRY, METRIC_REGISTRY  # noqa: E402
 
 from sr_perceptual_loss.integrations import host  # noqa: E402
 from sr_perceptual_loss.integrations.basicsr import models  # noqa: E402  registers the models
-from sr_perceptual_loss.integrations.basicsr.losses import LossList  # noqa: E402
-from sr_perceptual_loss.integrations.basicsr.slots import BasicSRLoss  # noqa: E402
+from sr_perceptual_loss.integrations.basicsr.losses import BasicSRLoss, LossList  # noqa: E402
 
 __all__ = ["BasicSRLoss", "LossList", "models", "register"]
 
 
 def register() -> None:
-    """Register the losses and the metrics ``calculate_<critic>`` and ``calculate_rqi``; a second call changes nothing."""
+    """Register losses and metrics (``calculate_<critic>``, ``calculate_rqi``); a second call changes nothing."""
     host.register_under(LOSS_REGISTRY, {**host.loss_classes(BasicSRLoss), "LossList": LossList})
     metrics = host.critic_metrics("bgr")
     metrics["calculate_rqi"] = host.critic_metrics("bgr")["calculate_rqi_maniqa"]

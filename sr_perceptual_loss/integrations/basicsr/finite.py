@@ -136,13 +136,7 @@ def _cause(images: tuple[Tensor, Tensor] | None) -> str:
 
 
 class FiniteSlot(nn.Module):
-    """A stock loss (``pixel_opt``, ``gan_opt``) whose value is recorded under the name of its slot.
-
-    Args:
-        loss: the loss to call.
-        name: of the slot.
-        checks: of the model.
-    """
+    """A stock loss (``pixel_opt``, ``gan_opt``) whose value is recorded under the name of its slot."""
 
     def __init__(self, loss: nn.Module, name: str, checks: FiniteChecks) -> None:
         super().__init__()

@@ -1,17 +1,24 @@
-"""LossList: any number of losses as one, the list ``train.losses`` of our models, plain or balanced."""
+"""Our losses in BasicSR's slots, and the list ``train.losses`` of our models: any number of losses as one.
+
+Stock models call ``perceptual_opt`` as ``percep, style = loss(output, gt)`` and add ``pixel_opt`` as a tensor. Our
+registered classes return the pair, and an error in ``pixel_opt`` says where they belong.
+"""
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
+from basicsr.losses import build_loss
+from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
-from sr_perceptual_loss.checks import check_choice, check_known_keys
-from sr_perceptual_loss.errors import InputError
+from sr_perceptual_loss.checks import check_choice, check_known_keys, nearest
+from sr_perceptual_loss.errors import InputError, UnknownNameError
 from sr_perceptual_loss.integrations.basicsr.finite import FiniteChecks
-from sr_perceptual_loss.integrations.basicsr.slots import build_entry, entry_name
 from sr_perceptual_loss.integrations.host import HostLoss
 from sr_perceptual_loss.losses.balance import GradNormBalancer
 from sr_perceptual_loss.losses.base import PairLoss
@@ -19,7 +26,69 @@ from sr_perceptual_loss.losses.frozen import share_critics
 from sr_perceptual_loss.losses.schedule import Schedule
 from sr_perceptual_loss.monitor.guard import HackingGuard
 
-__all__ = ["LossList"]
+__all__ = ["BasicSRLoss", "LossList", "entry_name"]
+
+
+class SlotPair(tuple):
+    """(loss, None), as ``perceptual_opt`` wants it; adding it like a tensor raises an error that explains the slots."""
+
+    label: str
+
+    def _wrong_slot(self, other: object) -> NoReturn:
+        raise InputError(
+            f"{self.label} returns the pair (loss, None) of BasicSR's perceptual slot, but was used as one tensor: it "
+            "stands in `pixel_opt`. Move it to `train.perceptual_opt`, or to the list `train.losses` of our models "
+            "(model_type: PerceptualSRModel, PerceptualSRGANModel, ...)."
+        )
+
+    __add__ = __radd__ = _wrong_slot  # type: ignore[assignment]
+
+
+class BasicSRLoss(HostLoss):
+    """One of our losses under its own name in LOSS_REGISTRY, returning what ``perceptual_opt`` expects."""
+
+    how_to_step = (
+        "Use our models (model_type: PerceptualSRModel, PerceptualSRGANModel, ...), which tell it; stock models cannot."
+    )
+
+    def forward(self, output: Tensor, gt: Tensor) -> SlotPair:  # type: ignore[override]
+        """(loss, None); the arguments are BasicSR's (prediction, target)."""
+        pair = SlotPair((super().forward(output, gt), None))
+        pair.label = self.loss.label
+        return pair
+
+
+def _build_entry(entry: object, where: str) -> tuple[nn.Module, bool]:
+    """One entry of ``train.losses``, and whether it takes a ``schedule`` itself; it is not handed on otherwise."""
+    kind = entry.get("type") if isinstance(entry, Mapping) else None
+    if not isinstance(entry, Mapping) or not isinstance(kind, str):
+        raise InputError(f"{where}: got {entry!r}, expected a mapping with `type: <loss name>`.")
+    if kind not in LOSS_REGISTRY and f"{kind}_basicsr" not in LOSS_REGISTRY:
+        raise UnknownNameError(f"{where}: no loss '{kind}' is registered.{nearest(kind, LOSS_REGISTRY.keys())}")
+    cls = LOSS_REGISTRY.get(kind)
+    arguments = {key: value for key, value in entry.items() if key not in ("type", "name")}
+    if inspect.isclass(cls) and issubclass(cls, HostLoss):
+        cls.check_options(f"{where} ({kind})", arguments)
+        return build_loss({"type": kind, **arguments}), True
+    parameters = inspect.signature(cls).parameters
+    if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+        check_known_keys(f"{where} ({kind})", arguments, ["schedule", *parameters])
+    if "schedule" not in parameters:
+        arguments.pop("schedule", None)
+    return build_loss({"type": kind, **arguments}), "schedule" in parameters
+
+
+def entry_name(entry: Mapping[str, Any]) -> str:
+    """Log name of an entry: its ``name``, or the critic, or the type without "Loss", in lower case."""
+    if "name" in entry:
+        name = str(entry["name"])
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+            raise InputError(f"losses: the name {name!r} must be a letter followed by letters, digits or '_'.")
+        return name
+    kind = str(entry.get("type", "loss"))
+    if kind == "CriticLoss" and isinstance(entry.get("critic"), str):
+        return str(entry["critic"])
+    return re.sub(r"Loss$", "", kind).lower() or "loss"
 
 
 class LossList(nn.Module):
@@ -54,7 +123,7 @@ class LossList(nn.Module):
         self._schedules: dict[str, Schedule] = {}
         for position, entry in enumerate(losses):
             where = f"losses[{position}]"
-            member, takes_schedule = build_entry(entry, where)
+            member, takes_schedule = _build_entry(entry, where)
             name = entry_name(entry)
             if name in members:
                 raise InputError(f"{where}: a second entry would be logged as '{name}'; give it its own `name:`.")
@@ -204,7 +273,7 @@ class LossList(nn.Module):
             name: lambda image, name=name, member=member: self._value(name, member, image, gt)
             for name, member in members.items()
         }
-        return self.balancer.combine(output, functions, factors=factors)
+        return self.balancer(output, functions, factors=factors)
 
 
 def _build_balancer(balance: Mapping[str, Any], names: Sequence[str]) -> GradNormBalancer:

@@ -54,17 +54,8 @@ GUARD: dict[str, Any] = {"every": 200, "action": "warn"}
 GAN_GUARD = {**GUARD, "tolerance": 3.0}
 
 
-def check_train_options(train: Mapping[str, Any], slots: tuple[str, ...], model: str) -> None:
-    """Refuse loss keys that the model would never read.
-
-    Args:
-        train: the ``train:`` section.
-        slots: the ``*_opt`` keys that the model reads.
-        model: its name, for the message.
-
-    Raises:
-        InputError: with the nearest known name, or a required key that is missing.
-    """
+def _check_train_options(train: Mapping[str, Any], slots: tuple[str, ...], model: str) -> None:
+    """Refuse loss keys that the model would never read; ``slots`` are the ``*_opt`` keys that it reads."""
     for key in train:
         close = difflib.get_close_matches(str(key), OWN_KEYS, 1, 0.8)
         meant = OTHER_NAMES.get(key, close[0] if close else key)
@@ -82,19 +73,8 @@ def check_train_options(train: Mapping[str, Any], slots: tuple[str, ...], model:
         raise InputError("train.balance: there is no list `losses` to balance; put the losses into it.")
 
 
-def build_guard(given: object, defaults: Mapping[str, Any]) -> HackingGuard | None:
-    """The guard of ``train.guard``, whose alarms go to BasicSR's log.
-
-    Args:
-        given: a mapping of its arguments; True for the default guard; False or None for no guard.
-        defaults: replaced by what is given.
-
-    Returns:
-        The guard, or None.
-
-    Raises:
-        InputError: unknown key or wrong value.
-    """
+def _build_guard(given: object, defaults: Mapping[str, Any]) -> HackingGuard | None:
+    """The guard of ``train.guard``: a mapping of its arguments, True for the defaults, False or None for no guard."""
     if given is None or given is False:
         return None
     options = {} if given is True else given
@@ -127,7 +107,7 @@ class PerceptualMixin:
     def init_training_settings(self) -> None:
         """Build the list, then let BasicSR do the rest."""
         train = self.opt["train"]
-        check_train_options(train, self.loss_slots, type(self).__name__)
+        _check_train_options(train, self.loss_slots, type(self).__name__)
         entries = list(train.get("losses") or [])
         if train.get("perceptual_opt"):
             entries.insert(0, {"name": "percep", **train["perceptual_opt"]})
@@ -138,9 +118,10 @@ class PerceptualMixin:
         super().init_training_settings()  # type: ignore[misc]
         self.loss_list = self.cri_perceptual if isinstance(self.cri_perceptual, LossList) else None
         self._install_checks()
-        if self.loss_list is not None and any("score" in loss.term_names for loss in self.loss_list.pair_losses.values()):
+        pair_losses = {} if self.loss_list is None else self.loss_list.pair_losses
+        if self.loss_list is not None and any("score" in loss.term_names for loss in pair_losses.values()):
             defaults = GAN_GUARD if "gan_opt" in self.loss_slots else GUARD
-            self.loss_list.guard = build_guard(train.get("guard", True), defaults)
+            self.loss_list.guard = _build_guard(train.get("guard", True), defaults)
         elif train.get("guard"):
             get_root_logger().warning("train.guard: no entry of `losses` has a critic's score; there is no guard.")
 
@@ -153,7 +134,7 @@ class PerceptualMixin:
         for attribute, slot in (("cri_pix", "pixel_opt"), ("cri_gan", "gan_opt")):
             if getattr(self, attribute, None) is not None:
                 setattr(self, attribute, FiniteSlot(getattr(self, attribute), slot, self.checks).to(self.device))
-        names = {}
+        names: dict[int, str] = {}
         for network in ("net_g", "net_d"):
             if hasattr(self, network):
                 bare = self.get_bare_model(getattr(self, network))  # type: ignore[attr-defined]
@@ -247,14 +228,14 @@ class PerceptualMixin:
 
 
 def perceptual(base: type, name: str | None = None) -> type:
-    """Our mixin over any model class derived from BasicSR's SRModel, registered as ``Perceptual<base>``.
+    """Our mixin over a model class derived from BasicSR's SRModel, registered as ``Perceptual<base>``.
 
     Args:
         base: model class, for instance ``MODEL_REGISTRY.get("CAModel")`` of a project.
         name: registry name; ``Perceptual`` + the name of ``base`` by default.
 
     Returns:
-        The class; the registered one if the name is taken already.
+        The class; the registered one if there is one of this name.
     """
     name = name or f"Perceptual{base.__name__}"
     if name in MODEL_REGISTRY:

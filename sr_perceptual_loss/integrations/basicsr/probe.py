@@ -76,17 +76,14 @@ def probe_model(
     shares: Mapping[str, float] | None = None,
     reference: str | None = None,
 ) -> ProbeReport:
-    """Measure the losses of a model at the outputs of its own network; nothing is trained.
+    """Measure the losses of a BasicSR model at the outputs of its own network; nothing is trained.
 
     Args:
         model: a BasicSR model.
         data: batches with ``lq`` and ``gt``.
         iteration: the global iteration at which schedules are evaluated.
-        shares: wanted parts by name; see :func:`probe`.
-        reference: the loss whose weight stays.
-
-    Returns:
-        The report.
+        shares: see :func:`probe`.
+        reference: see :func:`probe`.
     """
     losses, weights = losses_of(model)
     if isinstance(getattr(model, "cri_perceptual", None), LossList):
@@ -116,11 +113,8 @@ def probe_yaml(
         path: BasicSR option file.
         batches: number of training batches.
         iteration: the global iteration for schedules; by default the last one, when ramps have ended.
-        shares: wanted parts by name.
-        reference: the loss whose weight stays.
-
-    Returns:
-        The report.
+        shares: see :func:`probe`.
+        reference: see :func:`probe`.
 
     Raises:
         InputError: the file names no training data, or too few images for one batch.

@@ -72,13 +72,7 @@ class CAMixerCompat:
 
 
 class Draws:
-    """A loader that gives each item several times and sets the number of the draw.
-
-    Args:
-        loader: BasicSR's.
-        draws: how often.
-        model: its ``draw`` is set.
-    """
+    """A loader that gives each item ``draws`` times and sets ``model.draw`` to the number of the draw."""
 
     def __init__(self, loader: Any, draws: int, model: CAMixerCompat) -> None:
         self.loader, self.draws, self.model = loader, draws, model
@@ -109,9 +103,6 @@ def model_type_of(basicsr_args: Sequence[str]) -> str | None:
 
 def ensure_model(model_type: str | None) -> None:
     """Make ``Perceptual<Name>`` from a registered ``<Name>`` where it is not registered yet.
-
-    Args:
-        model_type: the name that a YAML asks for.
 
     Raises:
         UnknownNameError: neither is registered; with the nearest name and the cure.

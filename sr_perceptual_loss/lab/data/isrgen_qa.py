@@ -48,9 +48,7 @@ def read(reader: Reader, labels: Path | None) -> LabelSet:
     if place.is_file():
         files = {part: place for part in _COLUMNS if place.stem == part}
         if not files:
-            reader.problems.add(
-                place, None, "expected a file called train.txt, val.txt or test.txt: the name tells the column order."
-            )
+            reader.problems.add(place, None, "expected train.txt, val.txt or test.txt: the name tells the columns.")
     split: dict[str, list[Path]] = {}
     contents: dict[str, set[str]] = {}
     for part, file in files.items():
@@ -82,7 +80,6 @@ def _read_part(part: str, file: Path, reader: Reader) -> None:
             dist=sr_images.find(sr, row),
             ref=references.find(f"{reference[1]}.png", row),
             distortion=method[1] if method else "",
-            key=sr,
         )
 
 

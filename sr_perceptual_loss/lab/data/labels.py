@@ -34,11 +34,6 @@ class RatedImage:
     score: float
     distortion: str = ""
 
-    @property
-    def scene(self) -> str:
-        """Old name of ``content``."""
-        return self.content
-
 
 @dataclass(frozen=True)
 class Vote:
@@ -57,11 +52,6 @@ class Vote:
     b: Path
     ref: Path
     probability: float
-
-    @property
-    def scene(self) -> str:
-        """Old name of ``content``."""
-        return self.content
 
 
 @dataclass(frozen=True)
@@ -92,16 +82,6 @@ class LabelSet:
     def contents(self) -> list[str]:
         """Names of all reference contents, sorted."""
         return sorted({r.content for r in self.rated} | {v.content for v in self.votes})
-
-    @property
-    def scenes(self) -> list[str]:
-        """Old name of ``contents``."""
-        return self.contents
-
-    @property
-    def comparable_across_scenes(self) -> bool:
-        """Old name of ``comparable_across_contents``."""
-        return self.comparable_across_contents
 
     def subset(self, contents: Iterable[str]) -> LabelSet:
         """The entries of these reference contents."""
@@ -152,6 +132,3 @@ def split_contents(contents: Iterable[str], *, train: float = 0.8, seed: int = 0
     order = np.random.default_rng(seed).permutation(len(names))
     chosen = {names[i] for i in order[:count]}
     return [n for n in names if n in chosen], [n for n in names if n not in chosen]
-
-
-split_scenes = split_contents  # old name

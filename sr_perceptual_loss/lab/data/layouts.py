@@ -85,7 +85,6 @@ def read_layout(layout: Layout, reader: Reader, labels: Path | None) -> LabelSet
             dist=images.find(dist, row),
             ref=references.find(ref or layout.reference.format(content=content, suffix=PurePath(dist).suffix), row),
             distortion=_distortion(layout, name["kind"]),
-            key=dist.lower(),
         )
     return reader.label_set(notes=layout.notes)
 

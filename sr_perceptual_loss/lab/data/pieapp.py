@@ -132,12 +132,11 @@ def _rows(file: Path, reader: Reader, *, widths: tuple[int, ...], first_number: 
     header, rows = read_rows(file, reader.problems)
     if not header:
         return []
-    if len(header) not in widths:
+    if len(header) not in widths or any(cell.replace(".", "", 1).isdigit() for cell in header[first_number:]):
         expected = " or ".join(str(width) for width in widths)
-        reader.problems.add(file, 1, f"got {len(header)} columns ({','.join(header)}), expected {expected}.")
-        return []
-    if any(cell.replace(".", "", 1).isdigit() for cell in header[first_number:]):
-        reader.problems.add(file, 1, f"the first line has a number ({','.join(header)}), expected a header.")
+        reader.problems.add(
+            file, 1, f"got {','.join(header)}, expected a header of {expected} columns without numbers."
+        )
         return []
     return rows
 

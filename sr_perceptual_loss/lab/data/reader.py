@@ -1,18 +1,19 @@
-"""What all readers of data sets share: collecting entries, and one report of all problems."""
+"""What all readers of data sets share: finding images, collecting entries, and one report of all problems."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sr_perceptual_loss.errors import InputError
-from sr_perceptual_loss.lab.data.folders import ImageFolder
+from sr_perceptual_loss.lab.data.images import SUFFIXES
 from sr_perceptual_loss.lab.data.labels import LabelSet, RatedImage, Vote
 from sr_perceptual_loss.lab.data.rows import Problems, Row
 
-__all__ = ["DatasetCard", "Reader"]
+__all__ = ["DatasetCard", "ImageFolder", "Reader"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,100 @@ class DatasetCard:
     layout: str
 
 
+class ImageFolder:
+    """The images in one folder of a data set.
+
+    Published copies differ in the case of names (``I01.BMP``, ``i25.bmp``), in folder names and in nesting. A name is
+    looked up as it is written first, then without regard to case.
+
+    Args:
+        root: of the data set.
+        names: folder names under the root that the set was published with. The first that exists is used.
+        every: use all of ``names`` that exist together.
+        deep: search sub-folders too (links to folders are not followed).
+    """
+
+    SHOWN = 5
+
+    def __init__(self, root: Path, names: Sequence[str], *, every: bool = False, deep: bool = False) -> None:
+        self._root = root
+        self._names = tuple(names)
+        self._deep = deep
+        existing = [root / name for name in names if _is_folder(root / name)]
+        self._folders = existing if every else existing[:1]
+        self._index: dict[str, list[Path]] | None = None
+        self._requested: dict[str, Path] = {}
+        self._missing: dict[str, Row] = {}
+        self._ambiguous: dict[str, tuple[Row, list[Path]]] = {}
+
+    def find(self, name: str, row: Row, *, assumed_folder: str = "") -> Path:
+        """The image of this name.
+
+        Args:
+            name: file name without folders.
+            row: where the name was read, for the report.
+            assumed_folder: sub-folder to assume in the path of an image that is missing.
+
+        Returns:
+            The path as it is on disk, or as it would be if the image existed.
+        """
+        if name not in self._requested:  # a reference is requested once per distorted version
+            self._requested[name] = self._look_up(name, row, assumed_folder)
+        return self._requested[name]
+
+    def _look_up(self, name: str, row: Row, assumed_folder: str) -> Path:
+        paths = self._listing().get(name.lower(), [])
+        paths = [path for path in paths if path.name == name] or paths
+        if len(paths) > 1:
+            self._ambiguous[name] = (row, paths)
+        if paths:
+            return paths[0]
+        self._missing[name] = row
+        base = self._folders[0] if self._folders else self._root / self._names[0]
+        return base / assumed_folder / name
+
+    def report(self, problems: Problems) -> None:
+        """Note missing folders, missing images (one entry with their number) and names that occur twice."""
+        if not self._requested:
+            return
+        if not self._folders:
+            expected = " or ".join(f"{name}/" for name in self._names)
+            problems.add(
+                self._root, None, f"no folder {expected} with the {len(self._requested)} images of the labels."
+            )
+            return
+        if self._missing:
+            first = [f"{name} (line {row.line})" for name, row in list(self._missing.items())[: self.SHOWN]]
+            rest = ", ..." if len(self._missing) > self.SHOWN else ""
+            count = f"{len(self._missing)} of {len(self._requested)} images are missing"
+            row = next(iter(self._missing.values()))
+            folders = ", ".join(str(folder) for folder in self._folders)
+            problems.add(row.file, row.line, f"{count} in {folders}: {', '.join(first)}{rest}")
+        for name, (row, paths) in self._ambiguous.items():
+            shown = ", ".join(str(path) for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
+            problems.add(row.file, row.line, f"{name} exists {len(paths)} times: {shown}; keep one of them.")
+
+    def _listing(self) -> dict[str, list[Path]]:
+        if self._index is None:
+            self._index = {}
+            for path in sorted(p for folder in self._folders for p in self._files(folder)):
+                self._index.setdefault(path.name.lower(), []).append(path)
+        return self._index
+
+    def _files(self, folder: Path) -> Iterator[Path]:
+        for place, folders, files in os.walk(folder):
+            if not self._deep:
+                folders.clear()
+            yield from (Path(place) / name for name in files if name.lower().endswith(SUFFIXES))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name that no folder can have: too long, or with a null character
+        return False
+
+
 class Reader:
     """Collects the entries of one data set and everything that is wrong with it.
 
@@ -60,7 +155,7 @@ class Reader:
         self.votes: list[Vote] = []
         self._check_images = check_images
         self._folders: dict[tuple[str, ...], ImageFolder] = {}
-        self._first_rows: dict[str, Row] = {}
+        self._first_rows: dict[Path, Row] = {}
 
     def folder(self, *names: str, every: bool = False, deep: bool = False) -> ImageFolder:
         """The images of the first of these folders that exists (``every``: of all); see :class:`ImageFolder`."""
@@ -104,7 +199,6 @@ class Reader:
         dist: Path,
         ref: Path,
         distortion: str = "",
-        key: str = "",
         negate: bool = False,
     ) -> RatedImage | None:
         """Add a distorted image; a score that is not a number and a repeated image are problems.
@@ -116,14 +210,13 @@ class Reader:
             dist: the distorted image.
             ref: its reference.
             distortion: type of distortion or SR method.
-            key: identifies the image; the path of the distorted image by default.
             negate: True where higher is worse in the file.
 
         Returns:
             The entry, or None after reporting a problem.
         """
         score = self.number(row, text, self.card.score_range, "score")
-        first = self._first_rows.setdefault(key or str(dist), row)
+        first = self._first_rows.setdefault(dist, row)
         if first is not row:
             place = f"line {first.line}" if first.file == row.file else f"{first.file}, line {first.line}"
             self.problem(row, f"{dist.name} is repeated; it is already in {place}.")

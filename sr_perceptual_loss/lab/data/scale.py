@@ -63,7 +63,3 @@ class ScoreScale:
     def to_unit(self, score: V) -> V:
         """Unit score; outside [0, 1] for scores beyond the ends (nothing is clamped)."""
         return (score - self.low) / (self.high - self.low)
-
-    def from_unit(self, unit: V) -> V:
-        """The score that :meth:`to_unit` maps to ``unit``."""
-        return unit * (self.high - self.low) + self.low

@@ -63,7 +63,7 @@ def read(reader: Reader, labels: Path | None) -> LabelSet:
                 continue
             ref = images.find(f"{content}_{_ORIGINAL}.png", row, assumed_folder=_ORIGINAL)
             dist = images.find(name, row, assumed_folder=method)
-            reader.rate(row, score, content=content, dist=dist, ref=ref, distortion=method, key=name)
+            reader.rate(row, score, content=content, dist=dist, ref=ref, distortion=method)
     notes = (
         "Scores were scaled to 0..100 within each reference content: only numbers per content are meaningful.",
         "The originals are rated images too (distortion 'Original').",

@@ -10,28 +10,33 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.lab.data.labels import LabelSet, Vote
-from sr_perceptual_loss.lab.evaluation.bootstrap import Indices, Interval, cluster_interval, resampling_unit
 from sr_perceptual_loss.lab.evaluation.correlation import (
     NAN,
     Floats,
+    Indices,
+    Interval,
     LogisticFit,
     checked_pair,
+    cluster_interval,
+    indices_by_content,
     krcc,
     logistic_fit,
     plcc,
+    resampling_unit,
     rmse,
     srcc,
     varies,
 )
 from sr_perceptual_loss.lab.evaluation.scoring import Pair
-from sr_perceptual_loss.lab.evaluation.votes import Share, pairwise_accuracy, two_afc_ceiling, two_afc_each, win_rate
+from sr_perceptual_loss.lab.evaluation.votes import Share, pairwise_accuracy, two_afc_terms, win_rate
 
-__all__ = ["Agreement", "Evaluation", "Row", "correlate", "evaluate_scores"]
+__all__ = ["Evaluation", "Row", "evaluate_scores"]
 
 #: What each correlation is, for tables.
 MEANINGS = {
@@ -44,9 +49,12 @@ MEANINGS = {
     "krcc": "Kendall tau-b over all images",
     "rmse": "root mean square error after that fit, in units of the opinions",
 }
-_PER_REFERENCE = {"srcc_mean": srcc, "plcc_mean": plcc, "krcc_mean": krcc}
 
+Correlation = Callable[[Floats, Floats], float]
+#: Indices of entries -> the number over them.
 Statistic = Callable[[Indices], float]
+#: (statistic, content of each entry) -> (low, high).
+IntervalOf = Callable[[Statistic, Sequence[str]], Interval]
 
 
 @dataclass(frozen=True)
@@ -71,65 +79,40 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """How well predictions correlate with opinion scores.
-
-    Attributes:
-        rows: numbers by name, see ``MEANINGS``; those over all images are missing where references cannot be compared.
-        skipped: references without a correlation, counted by reason.
-        fit: the curve behind ``plcc_fitted`` and ``rmse``; None where references cannot be compared.
-        content_srcc: reference content -> Spearman over its images.
-        notes: what a reader must know, one sentence each.
-    """
-
-    rows: Mapping[str, Row]
-    skipped: Mapping[str, int] = field(default_factory=dict)
-    fit: LogisticFit | None = None
-    content_srcc: Mapping[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """A critic compared with people.
 
     Attributes:
         labels: what people said.
         predictions: score of each (distorted image, reference).
-        agreement: correlations; None for a set of votes only.
-        rows: the table.
+        rows: the table; numbers over all images are missing where references cannot be compared.
         notes: what a reader must know, one sentence each.
+        fit: the curve behind ``plcc_fitted`` and ``rmse``, where there are opinion scores that can be compared. It is
+            not fitted again in each resample: the intervals of these numbers hold for the curve as it is.
+        content_srcc: reference content -> Spearman over its images.
     """
 
     labels: LabelSet
     predictions: Mapping[Pair, float]
-    agreement: Agreement | None
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    fit: LogisticFit | None = None
+    content_srcc: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON; None where a number is not defined."""
-
-        def plain(number: float) -> float | None:
-            return number if math.isfinite(number) else None
-
-        numbers = {
-            r.name: {
-                "value": plain(r.value),
-                "low": plain(r.low),
-                "high": plain(r.high),
-                "count": r.count,
-                "meaning": r.meaning,
-            }
-            for r in self.rows
-        }
+        numbers: dict[str, dict[str, object]] = {}
+        for row in self.rows:
+            ends = {"value": row.value, "low": row.low, "high": row.high}
+            finite = {name: number if math.isfinite(number) else None for name, number in ends.items()}
+            numbers[row.name] = {**finite, "count": row.count, "meaning": row.meaning}
         return {
             "data": self.labels.name,
             "images": len(self.labels.rated),
             "votes": len(self.labels.votes),
             "references": len(self.labels.contents),
             "numbers": numbers,
-            "srcc_per_reference": dict(self.agreement.content_srcc) if self.agreement else {},
+            "srcc_per_reference": dict(self.content_srcc),
             "notes": list(self.notes),
         }
 
@@ -150,32 +133,33 @@ def evaluate_scores(
 
     Raises:
         InputError: an image without a score, a score that is not finite, or an empty label set.
-        InstallError: scipy is missing.
     """
     if not labels.rated and not labels.votes:
         raise InputError(f"{labels.name}: no rated images and no votes; nothing to evaluate.")
+    interval = partial(cluster_interval, resamples=bootstrap, seed=seed)
     rows: list[Row] = []
     notes = list(labels.notes)
-    agreement = None
+    fit, content_srcc = None, {}
     if labels.rated:
-        x = [_score(predictions, (r.dist, r.ref)) for r in labels.rated]
-        y, contents = [r.score for r in labels.rated], [r.content for r in labels.rated]
-        comparable = labels.comparable_across_contents
-        agreement = correlate(x, y, contents, comparable=comparable, bootstrap=bootstrap, seed=seed)
-        notes += agreement.notes
-        rows += agreement.rows.values()
-        for name, share in (
-            ("win_rate", win_rate(x, y, contents)),
-            ("pairwise_accuracy", pairwise_accuracy(x, y, contents)),
-        ):
-            rows.append(_share_row(name, share, bootstrap, seed))
+        x, y = checked_pair(
+            [_score(predictions, (r.dist, r.ref)) for r in labels.rated], [r.score for r in labels.rated]
+        )
+        contents = [r.content for r in labels.rated]
+        fit = logistic_fit(x, y) if labels.comparable_across_contents else None
+        groups, skipped = _groups(x, y, contents)
+        content_srcc = {name: srcc(x[index], y[index]) for name, index in groups.items()}
+        notes += _notes(fit, skipped, contents, bootstrap)
+        rows += _per_reference(x, y, contents, groups, interval)
+        rows += _overall(x, y, contents, fit, interval)
+        rows.append(_share_row("win_rate", win_rate(x, y, contents), interval))
+        rows.append(_share_row("pairwise_accuracy", pairwise_accuracy(x, y, contents), interval))
     if labels.votes:
-        rows += _vote_rows(labels.votes, "", predictions, bootstrap, seed)
+        rows += _vote_rows(labels.votes, "", predictions, interval)
         for part in labels.official_split:
             votes = labels.part(part).votes
             if votes and len(votes) < len(labels.votes):
-                rows += _vote_rows(votes, f"_{part}", predictions, bootstrap, seed)
-    return Evaluation(labels, predictions, agreement, tuple(rows), tuple(dict.fromkeys(notes)))
+                rows += _vote_rows(votes, f"_{part}", predictions, interval)
+    return Evaluation(labels, predictions, tuple(rows), tuple(dict.fromkeys(notes)), fit, content_srcc)
 
 
 def _score(predictions: Mapping[Pair, float], pair: Pair) -> float:
@@ -184,82 +168,27 @@ def _score(predictions: Mapping[Pair, float], pair: Pair) -> float:
     return predictions[pair]
 
 
-def _share_row(name: str, share: Share, bootstrap: int, seed: int) -> Row:
-    sums = np.array([total for total, _ in share.per_content.values()])
-    counts = np.array([count for _, count in share.per_content.values()])
-
-    def statistic(index: Indices) -> float:
-        return float(sums[index].sum() / counts[index].sum())
-
-    low, high = cluster_interval(statistic, list(share.per_content), bootstrap, seed)
+def _share_row(name: str, share: Share, interval: IntervalOf) -> Row:
+    sums, counts = np.array(list(share.per_content.values())).reshape(-1, 2).T
+    low, high = interval(lambda i: float(sums[i].sum() / counts[i].sum()), list(share.per_content))
     skipped = f"; {share.skipped} left out (equal opinions)" if share.skipped else ""
     return Row(name, share.value, low, high, share.count, f"{share.definition} ({share.ties} ties{skipped})")
 
 
 def _vote_rows(
-    votes: Sequence[Vote], suffix: str, predictions: Mapping[Pair, float], bootstrap: int, seed: int
+    votes: Sequence[Vote], suffix: str, predictions: Mapping[Pair, float], interval: IntervalOf
 ) -> list[Row]:
     p = np.array([vote.probability for vote in votes])
     margins = np.array([_score(predictions, (v.a, v.ref)) - _score(predictions, (v.b, v.ref)) for v in votes])
-    terms = two_afc_each(p, margins)
-    low, high = cluster_interval(lambda i: float(terms[i].mean()), [v.content for v in votes], bootstrap, seed)
+    terms = two_afc_terms(p, margins)
+    low, high = interval(lambda i: float(terms[i].mean()), [vote.content for vote in votes])
     ties = int((margins == 0).sum())
     meaning = f"mean share of people who choose as the critic does ({ties} ties count a half)"
-    best = "the highest value that two_afc can reach on these votes"
+    highest = "the highest value that two_afc can reach on these votes"
     return [
         Row(f"two_afc{suffix}", float(terms.mean()), low, high, len(votes), meaning),
-        Row(f"two_afc_ceiling{suffix}", two_afc_ceiling(p), NAN, NAN, len(votes), best),
+        Row(f"two_afc_ceiling{suffix}", float(two_afc_terms(p, p - 0.5).mean()), NAN, NAN, len(votes), highest),
     ]
-
-
-def correlate(
-    predictions: Sequence[float],
-    scores: Sequence[float],
-    contents: Sequence[str],
-    *,
-    comparable: bool = True,
-    bootstrap: int = 1000,
-    seed: int = 0,
-) -> Agreement:
-    """All correlations of predictions with opinion scores, with bootstrap intervals.
-
-    Args:
-        predictions: critic scores, (n,).
-        scores: opinion scores, (n,), higher is better.
-        contents: reference content of each image, (n,).
-        comparable: whether opinion scores of different references can be compared; False leaves out the numbers over
-            all images.
-        bootstrap: resamples; 0 for no intervals.
-        seed: of the bootstrap.
-
-    Returns:
-        See :class:`Agreement`. The logistic curve is not fitted again in each resample: the intervals of
-        ``plcc_fitted`` and ``rmse`` hold for the curve as it is.
-
-    Raises:
-        InputError: lengths that differ, no images, or values that are not finite.
-        InstallError: scipy is missing.
-    """
-    x, y = checked_pair(predictions, scores)
-    if len(x) == 0 or len(contents) != len(x):
-        raise InputError(
-            f"got {len(x)} predictions and {len(contents)} contents, expected at least one image and a content each."
-        )
-    groups, skipped = _per_content(x, y, contents)
-    values: dict[str, tuple[float, Interval, int]] = {}
-    for name, function in _PER_REFERENCE.items():
-        values[name] = (*_mean_over_contents(function, x, y, contents, groups, bootstrap, seed), len(groups))
-    fit = logistic_fit(x, y) if comparable else None
-    for name, statistic in _overall(x, y, fit).items():
-        interval = cluster_interval(statistic, contents, bootstrap, seed)
-        values[name] = statistic(np.arange(len(x))), interval, len(x)
-    return Agreement(
-        rows={name: Row(name, value, *ends, n, MEANINGS[name]) for name, (value, ends, n) in values.items()},
-        skipped=skipped,
-        fit=fit,
-        content_srcc={name: srcc(x[index], y[index]) for name, index in groups.items()},
-        notes=tuple(_notes(fit, skipped, contents, bootstrap)),
-    )
 
 
 def _notes(
@@ -276,64 +205,56 @@ def _notes(
         yield f"Only {count} reference(s): the intervals resample images and do not extend to other references."
 
 
-def _overall(x: Floats, y: Floats, fit: LogisticFit | None) -> dict[str, Statistic]:
-    """Name -> the number over the images of these indices; none where references cannot be compared."""
+def _overall(
+    x: Floats, y: Floats, contents: Sequence[str], fit: LogisticFit | None, interval: IntervalOf
+) -> Iterator[Row]:
+    """Numbers over all images; none where references cannot be compared."""
     if fit is None:
-        return {}
+        return
     fitted = fit(x)
-
-    def of_fit(function: Callable[[Floats, Floats], float]) -> Statistic:
-        return lambda i: NAN if fit.reason else function(fitted[i], y[i])
-
-    return {
+    statistics: dict[str, Statistic] = {
         "srcc": lambda i: srcc(x[i], y[i]),
         "plcc_raw": lambda i: plcc(x[i], y[i]),
-        "plcc_fitted": of_fit(plcc),
+        "plcc_fitted": lambda i: NAN if fit.reason else plcc(fitted[i], y[i]),
         "krcc": lambda i: krcc(x[i], y[i]),
-        "rmse": of_fit(rmse),
+        "rmse": lambda i: NAN if fit.reason else rmse(fitted[i], y[i]),
     }
+    for name, statistic in statistics.items():
+        yield Row(name, statistic(np.arange(len(x))), *interval(statistic, contents), len(x), MEANINGS[name])
 
 
-def _per_content(x: Floats, y: Floats, contents: Sequence[str]) -> tuple[dict[str, Indices], dict[str, int]]:
+def _groups(x: Floats, y: Floats, contents: Sequence[str]) -> tuple[dict[str, Indices], Mapping[str, int]]:
     """Indices of each content that has a correlation, and how many have none, by reason."""
-    names = np.asarray(contents, dtype=object)
     used: dict[str, Indices] = {}
     skipped: Counter[str] = Counter()
-    for name in sorted(set(contents)):
-        index = np.flatnonzero(names == name)
+    for name, index in indices_by_content(contents).items():
         if varies(x[index], y[index]):
             used[name] = index
         elif len(index) < 2:
             skipped["one image only"] += 1
         else:
             skipped["equal predictions" if varies(y[index]) else "equal opinions"] += 1
-    return used, dict(skipped)
+    return used, skipped
 
 
-def _mean_over_contents(
-    function: Callable[[Floats, Floats], float],
-    x: Floats,
-    y: Floats,
-    contents: Sequence[str],
-    groups: Mapping[str, Indices],
-    bootstrap: int,
-    seed: int,
-) -> tuple[float, Interval]:
-    """Mean of the values per content, and its interval."""
-    if not groups:
-        return NAN, (NAN, NAN)
-    values = np.array([function(x[index], y[index]) for index in groups.values()])
-    mean = float(values.mean())
-    if resampling_unit(contents) == "references":
-        return mean, cluster_interval(lambda i: float(values[i].mean()), list(groups), bootstrap, seed)
+def _per_reference(
+    x: Floats, y: Floats, contents: Sequence[str], groups: Mapping[str, Indices], interval: IntervalOf
+) -> Iterator[Row]:
+    """Means over the references that have a correlation."""
     names = np.asarray(contents, dtype=object)
+    for name, function in {"srcc_mean": srcc, "plcc_mean": plcc, "krcc_mean": krcc}.items():
+        if not groups:
+            yield Row(name, NAN, NAN, NAN, 0, MEANINGS[name])
+            continue
+        values = np.array([function(x[index], y[index]) for index in groups.values()])
 
-    def of_images(drawn: Indices) -> float:
-        drawn_values = [function(x[i], y[i]) for i in (drawn[names[drawn] == name] for name in groups)]
-        drawn_values = [value for value in drawn_values if not math.isnan(value)]
-        return float(np.mean(drawn_values)) if drawn_values else NAN
+        def of_contents(drawn: Indices, values: Floats = values) -> float:
+            return float(values[drawn].mean())
 
-    return mean, cluster_interval(of_images, contents, bootstrap, seed)
+        def of_images(drawn: Indices, function: Correlation = function) -> float:
+            drawn_values = np.array([function(x[i], y[i]) for i in (drawn[names[drawn] == group] for group in groups)])
+            return float(np.nanmean(drawn_values)) if np.isfinite(drawn_values).any() else NAN
 
-
-judge = evaluate_scores  # old name
+        whole = resampling_unit(contents) == "references"
+        ends = interval(of_contents, list(groups)) if whole else interval(of_images, contents)
+        yield Row(name, float(values.mean()), *ends, len(groups), MEANINGS[name])

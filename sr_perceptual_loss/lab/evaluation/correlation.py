@@ -1,22 +1,32 @@
-"""Correlation of predicted scores with opinion scores, and the logistic fit before Pearson's correlation and RMSE.
+"""Statistics: correlation of predicted with opinion scores, the logistic fit, and bootstrap intervals.
 
-A correlation that is not defined (constant values, fewer than two images) is NaN, never 0.
+A correlation that is not defined (constant values, fewer than two images) is NaN, never 0. Intervals resample whole
+reference contents: the versions of one reference are not independent, so resampling single images would give intervals
+that are too narrow.
 """
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, special, stats
 
+from sr_perceptual_loss.checks import as_int
 from sr_perceptual_loss.errors import InputError
-from sr_perceptual_loss.lab.evaluation.optional import need
 
-__all__ = ["NAN", "Floats", "LogisticFit", "checked_pair", "krcc", "logistic_fit", "plcc", "rmse", "srcc", "varies"]
+__all__ = ["LogisticFit", "cluster_interval", "krcc", "logistic_fit", "plcc", "resampling_unit", "rmse", "srcc"]
 
 Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
+#: (low, high); NaN where it is not defined.
+Interval = tuple[float, float]
 NAN = float("nan")
+#: Confidence level of all intervals.
+CONFIDENCE = 0.95
 
 
 def checked_pair(predictions: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
@@ -45,22 +55,20 @@ def varies(*arrays: Floats) -> bool:
 
 def srcc(predictions: ArrayLike, scores: ArrayLike) -> float:
     """Spearman's rank correlation; ties get their mean rank. NaN where one side is constant."""
-    return _coefficient("spearmanr", predictions, scores)
+    x, y = checked_pair(predictions, scores)
+    return float(stats.spearmanr(x, y).statistic) if varies(x, y) else NAN
 
 
 def plcc(predictions: ArrayLike, scores: ArrayLike) -> float:
     """Pearson's linear correlation of the raw values (no fit). NaN where one side is constant."""
-    return _coefficient("pearsonr", predictions, scores)
+    x, y = checked_pair(predictions, scores)
+    return float(stats.pearsonr(x, y).statistic) if varies(x, y) else NAN
 
 
 def krcc(predictions: ArrayLike, scores: ArrayLike) -> float:
     """Kendall's tau-b, which corrects for ties. NaN where one side is constant."""
-    return _coefficient("kendalltau", predictions, scores)
-
-
-def _coefficient(name: str, predictions: ArrayLike, scores: ArrayLike) -> float:
     x, y = checked_pair(predictions, scores)
-    return float(getattr(need("scipy.stats"), name)(x, y).statistic) if varies(x, y) else NAN
+    return float(stats.kendalltau(x, y).statistic) if varies(x, y) else NAN
 
 
 def rmse(predictions: ArrayLike, scores: ArrayLike) -> float:
@@ -88,11 +96,11 @@ class LogisticFit:
     reason: str = ""
 
     def __call__(self, predictions: ArrayLike) -> Floats:
-        """low + (high - low) / (1 + exp(-(x - middle) / width)), same shape; NaN without a curve."""
+        """The curve low + (high - low) / (1 + exp(-(x - middle) / width)), same shape; NaN without one."""
         x = np.asarray(predictions, dtype=np.float64)
         if self.reason:
             return np.full(x.shape, NAN)
-        curve = need("scipy.special").expit((x - self.middle) / self.width)
+        curve = special.expit((x - self.middle) / self.width)
         return np.asarray(self.low + (self.high - self.low) * curve)
 
 
@@ -119,14 +127,13 @@ def logistic_fit(predictions: ArrayLike, scores: ArrayLike) -> LogisticFit:
     if not plcc(x, y) > 0 and not srcc(x, y) > 0:
         return LogisticFit(reason="predictions fall where opinions rise, so no rising curve fits")
     centre, spread, bottom, height = float(np.median(x)), float(np.std(x)), float(y.min()), float(np.ptp(y))
-    expit = need("scipy.special").expit
 
     def curve(z: Floats, low: float, rise: float, middle: float, width: float) -> Floats:
-        return np.asarray(low + rise * expit((z - middle) / width))
+        return np.asarray(low + rise * special.expit((z - middle) / width))
 
     try:
         # In standard units the same start values and bounds suit every critic and every opinion scale.
-        (low, rise, middle, width), _ = need("scipy.optimize").curve_fit(
+        (low, rise, middle, width), _ = optimize.curve_fit(
             curve,
             (x - centre) / spread,
             (y - bottom) / height,
@@ -143,3 +150,67 @@ def logistic_fit(predictions: ArrayLike, scores: ArrayLike) -> LogisticFit:
         width=spread * float(width),
     )
     return fit if np.ptp(fit(x)) > 1e-9 * height else LogisticFit(reason="the best rising curve is a constant")
+
+
+def indices_by_content(contents: Sequence[str]) -> dict[str, Indices]:
+    """Reference content -> indices of its entries, in the order of the names."""
+    names = np.asarray(contents, dtype=object)
+    return {name: np.flatnonzero(names == name) for name in sorted(set(contents))}
+
+
+def resampling_unit(contents: Sequence[str]) -> str:
+    """What :func:`cluster_interval` resamples: ``references``, or ``images`` where there are fewer than three."""
+    return "references" if len(set(contents)) >= 3 else "images"
+
+
+def cluster_interval(
+    statistic: Callable[[Indices], float], contents: Sequence[str], resamples: int, seed: int
+) -> Interval:
+    """95 % percentile bootstrap interval of ``statistic`` under resampling of reference contents with replacement.
+
+    With fewer than three contents single entries are resampled instead; such an interval does not extend to other
+    contents.
+
+    Args:
+        statistic: indices of entries (with repetitions) -> the number; NaN where it is not defined.
+        contents: reference content of each entry.
+        resamples: number of draws; 0 for no interval.
+        seed: of the draws.
+
+    Returns:
+        (low, high); both NaN without resamples, with fewer than two units to draw from, or where the statistic is
+        undefined in more than half of the draws.
+
+    Raises:
+        InputError: a negative number.
+    """
+    as_int("bootstrap", resamples)
+    as_int("seed", seed)
+    members = [np.array([i], dtype=np.intp) for i in range(len(contents))]
+    if resampling_unit(contents) == "references":
+        members = list(indices_by_content(contents).values())
+    if resamples == 0 or len(members) < 2:
+        return NAN, NAN
+
+    def of_units(units: NDArray[np.float64]) -> float:
+        return statistic(np.concatenate([members[int(unit)] for unit in units]))
+
+    with warnings.catch_warnings():
+        # Where a draw is NaN, scipy warns of a method that is not used here.
+        warnings.filterwarnings("ignore", message="The BCa confidence interval cannot be calculated")
+        result = stats.bootstrap(
+            (np.arange(len(members)),),
+            of_units,
+            n_resamples=resamples,
+            batch=100,
+            vectorized=False,
+            method="percentile",
+            random_state=np.random.default_rng(seed),
+        )
+    # scipy's own interval is NaN as soon as one draw is, which happens where few images are resampled.
+    draws = np.asarray(result.bootstrap_distribution, dtype=np.float64)
+    draws = draws[np.isfinite(draws)]
+    if 2 * len(draws) < resamples:
+        return NAN, NAN
+    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)

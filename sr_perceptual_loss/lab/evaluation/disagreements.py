@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import rankdata
 
-from sr_perceptual_loss.lab.data.labels import LabelSet, RatedImage
-from sr_perceptual_loss.lab.evaluation.optional import need
+from sr_perceptual_loss.lab.data.labels import LabelSet
+from sr_perceptual_loss.lab.evaluation.correlation import indices_by_content
 from sr_perceptual_loss.lab.evaluation.scoring import Pair
 
 __all__ = ["Disagreement", "largest_disagreements"]
@@ -70,13 +71,10 @@ def largest_disagreements(labels: LabelSet, predictions: Mapping[Pair, float], c
 
 def _rated(labels: LabelSet, predictions: Mapping[Pair, float], count: int) -> Iterator[Disagreement]:
     """The largest of each reference content."""
-    rank = need("scipy.stats").rankdata
-    groups: dict[str, list[RatedImage]] = defaultdict(list)
-    for image in labels.rated:
-        groups[image.content].append(image)
-    for content, images in groups.items():
+    for content, index in indices_by_content([image.content for image in labels.rated]).items():
+        images = [labels.rated[i] for i in index]
         x = np.array([predictions[image.dist, image.ref] for image in images])
-        people, critic = rank([image.score for image in images]), rank(x)
+        people, critic = rankdata([image.score for image in images]), rankdata(x)
         first, second = np.triu_indices(len(images), 1)
         a, b = people[first] - people[second], critic[first] - critic[second]
         size = np.where(a * b < 0, np.minimum(abs(a), abs(b)), 0.0) / max(1, len(images) - 1)

@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from sr_perceptual_loss.checks import as_path
 from sr_perceptual_loss.errors import InputError
-from sr_perceptual_loss.lab.evaluation.optional import need
 
 __all__ = ["file_lock"]
 
@@ -22,18 +23,16 @@ def file_lock(path: Path | None) -> Iterator[None]:
 
     Raises:
         InputError: another run has locked it, or the folder cannot be written.
-        InstallError: filelock is missing.
     """
     if path is None:
         yield
         return
-    filelock = need("filelock")
     path = as_path(path).absolute()
-    lock = filelock.FileLock(str(path.with_name(f".{path.name}.lock")))
+    lock = FileLock(str(path.with_name(f".{path.name}.lock")))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
-    except filelock.Timeout:
+    except Timeout:
         raise InputError(
             f"--out {path}: another run is writing this file. Wait until it ends (its rows are then used again), or "
             "choose another --out."
@@ -44,6 +43,3 @@ def file_lock(path: Path | None) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-claimed = file_lock  # old name

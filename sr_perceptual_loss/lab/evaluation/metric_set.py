@@ -1,12 +1,11 @@
-"""The columns of ``srpl metrics``: which measures there are, and how each computes its value for one image."""
+"""The columns of ``srpl metrics``: which measures there are, and how each is computed for one image."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,25 +14,15 @@ from torch import Tensor
 
 from sr_perceptual_loss.checks import check_choice
 from sr_perceptual_loss.critics.base import Critic
-from sr_perceptual_loss.critics.whole_image import check_same_size, score_whole_image
+from sr_perceptual_loss.critics.whole_image import score_whole_image
 from sr_perceptual_loss.errors import InputError, NonFiniteError
-from sr_perceptual_loss.lab.data.images import read_image
+from sr_perceptual_loss.lab.data.images import check_same_size, read_image
 from sr_perceptual_loss.lab.evaluation import lpips_dists, sfsn, sr_metrics
+from sr_perceptual_loss.lab.evaluation.protocol import PROTOCOLS, score_pair
 
-__all__ = [
-    "COVERING",
-    "METRICS",
-    "Column",
-    "Images",
-    "Measure",
-    "ReducedReference",
-    "build_measures",
-    "critic_measure",
-    "digest_of",
-    "reduced_reference_measure",
-]
+__all__ = ["COVERING", "METRICS", "Images", "Measure", "build_measures", "critic_measure", "digest_of"]
 
-#: Name of the way in which `srpl score` treats fixed-size critics; the others are in evaluation/protocol.py.
+#: Name of the rule of critics/whole_image.py: tiles that cover the image. Other protocols are in protocol.py.
 COVERING = "covering"
 
 #: (sr, lr, scale) -> score; images (1, 3, H, W) RGB in [0, 1].
@@ -59,11 +48,11 @@ class Images:
 
     Attributes:
         name: file name, for messages.
-        sr: judged image, (3, H, W) RGB in [0, 1], on the CPU.
-        hr: reference, same shape.
+        sr: SR (distorted) image, (3, H, W) RGB in [0, 1], on the CPU.
+        hr: reference image, same shape.
         lr: input of the SR network, (3, H / scale, W / scale), or None.
-        scale: enlargement.
-        cut: whether the reference lost the rows and columns that no multiple of the scale covers.
+        scale: of the SR network.
+        cut: whether the reference was cut to multiples of the scale.
     """
 
     name: str
@@ -77,11 +66,17 @@ class Images:
     def read(cls, sr: Path, hr: Path, lr: Path | None, scale: int) -> Images:
         """Read the files of one image.
 
-        A reference whose sides are no multiples of the scale is cut at the right and at the bottom if the SR image is
-        that much smaller: SR of an LR image made from the cut reference, as is usual.
+        A reference whose sides are not multiples of the scale is cut at the right and at the bottom if the SR image has
+        the cut size: the usual way to make its LR image.
+
+        Args:
+            sr: SR (distorted) image.
+            hr: reference image.
+            lr: input of the SR network, or None.
+            scale: of the SR network.
 
         Raises:
-            InputError: unreadable, or sizes that do not belong together.
+            InputError: unreadable, or sizes that do not match.
         """
         image, reference = read_image(sr), read_image(hr)
         height, width = (side // scale * scale for side in reference.shape[1:])
@@ -89,14 +84,14 @@ class Images:
         if cut:
             reference = reference[:, :height, :width]
         check_same_size(image, reference, names=(sr.name, hr.name))
-        small = read_image(lr) if lr else None
-        if lr and small is not None and [side * scale for side in small.shape[1:]] != list(image.shape[1:]):
-            sizes = " and ".join(f"{x.shape[2]}x{x.shape[1]}" for x in (small, image))
+        lr_image = read_image(lr) if lr else None
+        if lr and lr_image is not None and [side * scale for side in lr_image.shape[1:]] != list(image.shape[1:]):
+            sizes = " and ".join(f"{x.shape[2]}x{x.shape[1]}" for x in (lr_image, image))
             raise InputError(
                 f"{lr.name} and {sr.name} have {sizes} pixels (width x height), expected the second {scale} times as "
                 "large; check --scale and --lr."
             )
-        return cls(sr.name, image, reference, small, scale, cut)
+        return cls(sr.name, image, reference, lr_image, scale, cut)
 
 
 @dataclass(frozen=True)
@@ -105,11 +100,28 @@ class Measure:
 
     Attributes:
         columns: names with their meaning.
-        compute: value of every column for one image.
+        function: value of every column for one image.
     """
 
     columns: Mapping[str, Column]
-    compute: Callable[[Images], dict[str, float]]
+    function: Callable[[Images], dict[str, float]]
+
+    def compute(self, images: Images) -> dict[str, float]:
+        """Value of every column for one image.
+
+        Raises:
+            InputError: an image that the measure does not take; the message names the image.
+            NonFiniteError: NaN, or an infinity that is not the PSNR of equal images.
+        """
+        try:
+            values = self.function(images)
+        except InputError as error:
+            text = str(error)
+            raise InputError(text if text.startswith(images.name) else f"{images.name}: {text}") from None
+        for name, value in values.items():
+            if not (math.isfinite(value) or (value == math.inf and name.startswith("psnr"))):
+                raise NonFiniteError(f"{images.name}: {name} is {value}; the weights or the image are damaged.")
+        return values
 
 
 _Y = "BT.601 luma, studio range, not rounded, float64"
@@ -119,9 +131,7 @@ METRICS: Mapping[str, Column] = {
     "ssim_y": Column("higher", f"11x11 Gaussian 1.5, valid positions, {_Y}, border cut"),
     "psnr_rgb": Column("higher", "dB, 8-bit RGB images, one mean over all channels, border cut"),
     "ssim_rgb": Column("higher", "11x11 Gaussian 1.5, valid positions, mean of the RGB channels, border cut"),
-    "lpips": Column("lower", f"{lpips_dists.DISTANCES['lpips'].about}, whole image"),
-    "lpips_vgg": Column("lower", f"{lpips_dists.DISTANCES['lpips_vgg'].about}, whole image"),
-    "dists": Column("lower", f"{lpips_dists.DISTANCES['dists'].about}, whole image"),
+    **{name: Column("lower", f"{recipe.about}, whole image") for name, recipe in lpips_dists.DISTANCES.items()},
     "sf": Column("higher", "structural fidelity, unofficial port, whole image"),
     "sn": Column("", "statistical naturalness, unofficial port, whole image; rises with noise"),
     "sfsn": Column("", "0.9 SF + 0.1 SN, unofficial port, whole image; rises with noise"),
@@ -163,55 +173,34 @@ def build_measures(
         elif name not in _SFSN:
             measures.append(_fidelity(name, border))
     family = [name for name in names if name in _SFSN]
-    if family:
-        # One decomposition serves all four columns.
-        measures.append(Measure({n: METRICS[n] for n in family}, lambda images: _sfsn(images, family)))
+    if family:  # one decomposition serves all four columns
+        measures.append(Measure({name: METRICS[name] for name in family}, lambda images: _sfsn(images, family)))
     return measures, left_out
 
 
 def _fidelity(name: str, border: int) -> Measure:
     kind, channel = name.split("_")
     function = sr_metrics.psnr if kind == "psnr" else sr_metrics.ssim_8bit
-
-    def compute(images: Images) -> dict[str, float]:
-        with _named(images.name):
-            return {name: function(images.sr, images.hr, border=border, channel=channel)}
-
-    return Measure({name: METRICS[name]}, compute)
-
-
-@contextlib.contextmanager
-def _named(image: str) -> Iterator[None]:
-    """Put the image's name before the message of a refusal."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{image}: {error}") from None
-
-
-def _sfsn(images: Images, names: Sequence[str]) -> dict[str, float]:
-    with _named(images.name):
-        found = sfsn.sfsn(images.sr, images.hr)
-    return {name: float(getattr(found, name)) for name in names}
+    return Measure({name: METRICS[name]}, lambda i: {name: function(i.sr, i.hr, border=border, channel=channel)})
 
 
 def _distance(name: str, device: str, download: bool) -> Measure:
     distance = lpips_dists.build_distance(name, device=device, download=download)
-
-    def compute(images: Images) -> dict[str, float]:
-        return {name: _finite(distance(images.sr, images.hr), name, images.name)}
-
-    return Measure({name: METRICS[name]}, compute)
+    return Measure({name: METRICS[name]}, lambda images: {name: distance(images.sr, images.hr)})
 
 
-def critic_measure(critic: Critic, *, device: str = "cpu", protocol: str = COVERING, seed: int = 0) -> Measure:
+def _sfsn(images: Images, names: Sequence[str]) -> dict[str, float]:
+    values = sfsn.sfsn(images.sr, images.hr)
+    return {name: values[name] for name in names}
+
+
+def critic_measure(critic: Critic, *, device: str = "cpu", protocol: str = COVERING) -> Measure:
     """The score of a critic, in a column of its name.
 
     Args:
         critic: in eval mode, on ``device``.
         device: where the images go.
-        protocol: ``covering``, or a name of evaluation/protocol.py.
-        seed: of the crops of a protocol that draws them.
+        protocol: ``covering``, or a name of ``PROTOCOLS`` (crops drawn with seed 0).
 
     Returns:
         The measure; higher is better.
@@ -219,64 +208,60 @@ def critic_measure(critic: Critic, *, device: str = "cpu", protocol: str = COVER
     Raises:
         InputError: unknown protocol.
     """
-    from sr_perceptual_loss.lab.evaluation.protocol import PROTOCOLS, get_protocol, score_pair
-
     name = critic.card.name
     check_choice("protocol", protocol, (COVERING, *PROTOCOLS))
 
-    def compute(images: Images) -> dict[str, float]:
+    def function(images: Images) -> dict[str, float]:
         sr, hr = images.sr.to(device), images.hr.to(device)
         if protocol == COVERING:
-            value = score_whole_image(critic, sr, hr, images.name)
-        else:
-            with _named(images.name):
-                value = score_pair(critic, sr, hr, get_protocol(protocol), seed=seed)
-        return {name: _finite(value, name, images.name)}
+            return {name: score_whole_image(critic, sr, hr, images.name)}
+        return {name: score_pair(critic, sr, hr, PROTOCOLS[protocol], seed=0)}
 
-    how = COVERING if protocol == COVERING else f"{protocol} (seed {seed})"
+    seed = "" if protocol == COVERING else " (seed 0)"
     relative = ", 0 = as good as the reference" if critic.card.relative else ""
-    return Measure({name: Column("higher", f"critic, protocol {how}{relative}, no border cut")}, compute)
+    about = f"critic, protocol {protocol}{seed}{relative}, no border cut"
+    return Measure({name: Column("higher", about)}, function)
 
 
-def reduced_reference_measure(function: ReducedReference, source: str, *, device: str = "cpu") -> Measure:
-    """A score from the SR image, the LR image and the scale, such as PFIQA; the package ships none.
+def reduced_reference_measure(score: ReducedReference, source: str, *, device: str = "cpu") -> Measure:
+    """A score from the SR image, the LR image and the scale, such as PFIQA; the package has none of its own.
 
     Args:
-        function: the user's ``(sr, lr, scale) -> number``.
-        source: how it was named, for messages.
+        score: the user's ``(sr, lr, scale) -> number``.
+        source: how the user named it, for messages.
         device: where the images go.
 
     Returns:
         The measure, in a column ``pfiqa``.
     """
 
-    def compute(images: Images) -> dict[str, float]:
+    def function(images: Images) -> dict[str, float]:
         if images.lr is None:
-            raise InputError(f"{images.name}: {source} needs the LR image; give --lr.")
+            raise InputError(f"{source} needs the LR image; give --lr.")
         with torch.no_grad():
-            value = function(images.sr[None].to(device), images.lr[None].to(device), images.scale)
+            value = score(images.sr[None].to(device), images.lr[None].to(device), images.scale)
         if isinstance(value, Tensor) and value.numel() == 1:
             value = value.item()
-        if isinstance(value, bool) or not hasattr(value, "__float__") or isinstance(value, Tensor):
+        if isinstance(value, bool | Tensor) or not hasattr(value, "__float__"):
             raise InputError(
-                f"{images.name}: {source} returned {type(value).__name__} {str(value)[:80]!r}, expected one number "
-                "(a float, or a tensor of one element)."
+                f"{source} returned {type(value).__name__} {str(value)[:80]!r}, expected one number (a float, or a "
+                "tensor of one element)."
             )
-        return {"pfiqa": _finite(float(value), source, images.name)}
+        return {"pfiqa": float(value)}
 
-    return Measure({"pfiqa": Column("higher", f"user's function {source}, reduced reference (SR, LR, scale)")}, compute)
-
-
-def _finite(value: float, what: str, image: str) -> float:
-    if not math.isfinite(value):
-        raise NonFiniteError(f"{image}: {what} gave {value}; the weights or the image are damaged.")
-    return value
+    return Measure(
+        {"pfiqa": Column("higher", f"user's function {source}, reduced reference (SR, LR, scale)")}, function
+    )
 
 
 def digest_of(source: Critic | ReducedReference) -> str:
-    """SHA-256 of what decides a score: all tensors of a critic, or the source file of a function ('' if it has none).
+    """SHA-256 of what decides a score; two runs may share a table only if it is the same.
 
-    Two runs may share a table only if it is the same.
+    Args:
+        source: a critic (all its tensors) or a function (its source file).
+
+    Returns:
+        Hexadecimal digits; empty for a function without a source file.
     """
     if isinstance(source, Critic):
         return source.digest()

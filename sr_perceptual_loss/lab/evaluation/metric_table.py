@@ -1,7 +1,7 @@
 """A CSV of one row per image that survives interruptions: rows of the same settings and files are not computed again.
 
-Beside ``x.csv`` lies ``x.settings.json`` with what decides the numbers. While images are measured, each row is appended
-and flushed; at the end the file is replaced as a whole, with the means in its last row.
+Beside ``x.csv`` lies ``x.settings.json`` with the settings that decide the numbers. While images are measured, each row
+is appended and flushed; at the end the file is replaced as a whole, with the means in its last row.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sr_perceptual_loss.errors import InputError, WeightsError
-from sr_perceptual_loss.weights.disk import atomic_path
+from sr_perceptual_loss.weights.file import atomic_path
 
 __all__ = ["Mean", "MetricTable", "Row", "fingerprint", "means"]
 
@@ -48,7 +48,7 @@ class Mean:
 
     Attributes:
         value: over the finite values; infinite only if no value is finite.
-        infinite: values left out: PSNR of images that equal their reference.
+        infinite: number of values left out: PSNR of images that equal their reference.
     """
 
     value: float
@@ -64,19 +64,21 @@ def fingerprint(files: Iterable[Path]) -> str:
 
 
 def means(rows: Sequence[Row], columns: Sequence[str]) -> dict[str, Mean]:
-    """Mean of every column; equal images (infinite PSNR) are counted, not averaged.
+    """Mean of every column; infinite values are counted, not averaged.
 
     Args:
         rows: at least one.
         columns: names.
+
+    Returns:
+        Column -> mean.
     """
-    found = {}
+    result = {}
     for column in columns:
-        values = [row.values[column] for row in rows]
-        finite = [value for value in values if math.isfinite(value)]
+        finite = [row.values[column] for row in rows if math.isfinite(row.values[column])]
         mean = math.fsum(finite) / len(finite) if finite else math.inf
-        found[column] = Mean(mean, len(values) - len(finite))
-    return found
+        result[column] = Mean(mean, len(rows) - len(finite))
+    return result
 
 
 class MetricTable:
@@ -87,6 +89,12 @@ class MetricTable:
         columns: names of the numbers, in order.
         settings: plain values that decide the numbers.
 
+    Attributes:
+        path: as given.
+        columns: as given.
+        rows: rows by image, including those read from the file.
+        dropped: number of lines of the file that an interruption damaged.
+
     Raises:
         InputError: the file was made with other settings or by something else, or the place cannot be written.
     """
@@ -94,25 +102,17 @@ class MetricTable:
     def __init__(self, path: Path, columns: Sequence[str], settings: Mapping[str, Any]) -> None:
         self.path = path
         self.columns = tuple(columns)
-        #: Rows by image, those found in the file included.
         self.rows: dict[str, Row] = {}
-        #: Lines of the file that could not be used: torn by an interruption.
         self.dropped = 0
+        self._header = ["image", "reference", *self.columns, "inputs"]
+        self._settings_path = path.with_suffix(".settings.json")
         plain = json.loads(json.dumps(settings))
         if path.exists():
             self._check_settings(plain)
             self._read()
         else:
-            self._write(self._sidecar, json.dumps(plain, indent=2) + "\n")
-        self._write(path, self._text())
-
-    @property
-    def _sidecar(self) -> Path:
-        return self.path.with_suffix(".settings.json")
-
-    @property
-    def _header(self) -> list[str]:
-        return ["image", "reference", *self.columns, "inputs"]
+            self._replace(self._settings_path, json.dumps(plain, indent=2) + "\n")
+        self._replace(path, self._text())
 
     def find(self, image: str, reference: str, inputs: str) -> Row | None:
         """The row of an image, if it was made from these very files."""
@@ -120,11 +120,11 @@ class MetricTable:
         return row if row and (row.reference, row.inputs) == (reference, inputs) else None
 
     def add(self, row: Row) -> None:
-        """Append a row and flush it."""
-        again = row.image in self.rows
+        """Append a row and flush it; the row of a replaced image takes the place of the old one."""
+        known = row.image in self.rows
         self.rows[row.image] = row
-        if again:
-            self._write(self.path, self._text())
+        if known:
+            self._replace(self.path, self._text())
             return
         with self.path.open("a", encoding="utf-8", newline="") as file:
             file.write(_line(self._cells(row)))
@@ -137,9 +137,8 @@ class MetricTable:
         """
         self.rows = {name: self.rows[name] for name in images}
         rows = list(self.rows.values())
-        found = means(rows, self.columns)
-        last = _line([MEAN, "", *(repr(found[c].value) for c in self.columns), ""])
-        self._write(self.path, self._text() + last)
+        mean = means(rows, self.columns)
+        self._replace(self.path, self._text() + _line([MEAN, "", *(repr(mean[c].value) for c in self.columns), ""]))
         return rows
 
     def _cells(self, row: Row) -> list[str]:
@@ -152,29 +151,29 @@ class MetricTable:
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         cure = f"Give another --out, or delete {self.path}."
         try:
-            old = json.loads(self._sidecar.read_text(encoding="utf-8"))
+            old = json.loads(self._settings_path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
+            old = None
+        if not isinstance(old, dict):
             raise InputError(
-                f"{self.path} exists, but {self._sidecar.name}, which says how it was made, is missing or unreadable; "
-                f"it was not touched. {cure}"
-            ) from None
-        old = old if isinstance(old, dict) else {}
+                f"{self.path} exists, but {self._settings_path.name} with its settings is missing or unreadable; it "
+                f"was not changed. {cure}"
+            )
         differ = sorted(key for key in {*old, *settings} if old.get(key) != settings.get(key))
         if differ:
             changes = "; ".join(f"{k}: {_short(old.get(k))} there, {_short(settings.get(k))} now" for k in differ)
-            raise InputError(f"{self.path} was made with other settings ({changes}); it was not touched. {cure}")
+            raise InputError(f"{self.path} was made with other settings ({changes}); it was not changed. {cure}")
 
     def _read(self) -> None:
-        content = self.path.read_bytes()
-        whole, _, torn = content.rpartition(b"\n")
-        # Zeros are what some file systems leave where a machine lost its power.
-        text = whole.decode("utf-8", errors="replace").replace("\0", "")
+        complete, _, incomplete = self.path.read_bytes().rpartition(b"\n")
+        # Some file systems leave zeros after a power failure.
+        text = complete.decode("utf-8", errors="replace").replace("\0", "")
         lines = list(csv.reader(io.StringIO(text, newline="")))
-        self.dropped = int(bool(torn))
+        self.dropped = int(bool(incomplete))
         if lines and lines[0] != self._header:
             raise InputError(
-                f"{self.path}: the first line is {','.join(lines[0])[:200]!r}, expected {','.join(self._header)!r}; it "
-                "was edited since. Give another --out, or delete it."
+                f"{self.path}: the first line is {','.join(lines[0])[:200]!r}, expected {','.join(self._header)!r}. "
+                "Give another --out, or delete it."
             )
         for cells in lines[1:]:
             row = self._parse(cells)
@@ -184,7 +183,7 @@ class MetricTable:
                 self.dropped += 1
 
     def _parse(self, cells: Sequence[str]) -> Row | None:
-        """A row, or None for the means and for what an interruption left behind."""
+        """A row, or None for the means and for what an interruption damaged."""
         if len(cells) != len(self._header) or cells[0] == MEAN or not cells[-1]:
             return None
         try:
@@ -194,7 +193,7 @@ class MetricTable:
         return Row(cells[0], cells[1], cells[-1], values)
 
     @staticmethod
-    def _write(path: Path, text: str) -> None:
+    def _replace(path: Path, text: str) -> None:
         try:
             with atomic_path(path) as temporary:
                 temporary.write_text(text, encoding="utf-8", newline="")

@@ -1,4 +1,4 @@
-"""Plots of the report, as PNG bytes. Figures are made without pyplot, so no global state of matplotlib is touched."""
+"""Plots of the report, as PNG bytes. Figures are made without pyplot, so matplotlib's global state stays untouched."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from sr_perceptual_loss.lab.evaluation.logistic import LogisticFit
-from sr_perceptual_loss.lab.evaluation.optional import need
+from sr_perceptual_loss.lab.evaluation.correlation import LogisticFit
 
-__all__ = ["scatter_png", "scene_histogram_png"]
+__all__ = ["scatter_png", "srcc_histogram_png"]
 
-#: Types of distortion with a colour and a line in the legend of their own; the rest share grey.
+#: Types of distortion that get their own colour and legend entry; the rest are grey.
 MOST_COLOURS = 20
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
-    figure = need("matplotlib.figure").Figure(figsize=(width, height), dpi=110, layout="constrained")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     return figure, figure.subplots()
 
 
 def _png(figure: Any) -> bytes:
-    need("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
     content = io.BytesIO()
     figure.savefig(content, format="png")
     return content.getvalue()
@@ -38,10 +38,10 @@ def scatter_png(
     predictions: Sequence[float],
     scores: Sequence[float],
     distortions: Sequence[str],
-    fit: LogisticFit | None = None,
+    fit: LogisticFit | None,
     *,
-    x_label: str = "critic score",
-    y_label: str = "opinion score",
+    x_label: str,
+    y_label: str,
 ) -> bytes:
     """Opinion against critic score, one dot per image, coloured by distortion.
 
@@ -49,40 +49,42 @@ def scatter_png(
         predictions: critic scores, (n,).
         scores: opinion scores, (n,).
         distortions: type of distortion of each image; empty text for none.
-        fit: curve to draw.
-        x_label: below.
-        y_label: at the left.
+        fit: curve to draw; None for none.
+        x_label: below the plot.
+        y_label: left of the plot.
 
     Returns:
         A PNG file.
     """
+    import matplotlib
+
     figure, axes = _figure(8.5, 5)
-    x, y, kinds = np.asarray(predictions), np.asarray(scores), np.asarray(distortions, dtype=object)
-    names, counts = np.unique(kinds.astype(str), return_counts=True)
+    x, y, kinds = np.asarray(predictions), np.asarray(scores), np.asarray(distortions, dtype=str)
+    names, counts = np.unique(kinds, return_counts=True)
     frequent = sorted(names[np.argsort(-counts, kind="stable")][:MOST_COLOURS])
-    colours = need("matplotlib").colormaps["tab20" if len(frequent) > 10 else "tab10"]
-    rest = ~np.isin(kinds.astype(str), frequent)
+    colours = matplotlib.colormaps["tab20" if len(frequent) > 10 else "tab10"]
+    rest = ~np.isin(kinds, frequent)
     if rest.any():
         axes.scatter(x[rest], y[rest], s=9, color="0.7", linewidths=0, label=f"{len(names) - len(frequent)} others")
     for number, name in enumerate(frequent):
         mask = kinds == name
-        label = _literal(name) or "not named"
+        label = _literal(name) or "unnamed"
         axes.scatter(x[mask], y[mask], s=9, alpha=0.7, color=colours(number), linewidths=0, label=label)
     if fit is not None and not fit.reason:
         line = np.linspace(x.min(), x.max(), 200)
         axes.plot(line, fit(line), color="black", linewidth=1.2, label="logistic fit")
-    axes.set_xlabel(_literal(x_label))
-    axes.set_ylabel(_literal(y_label))
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
     if len(names) > 1 or fit is not None:
         figure.legend(loc="outside right upper", fontsize=7, markerscale=2, frameon=False)
     return _png(figure)
 
 
-def scene_histogram_png(values: Sequence[float]) -> bytes:
-    """How many scenes have which Spearman correlation.
+def srcc_histogram_png(values: Sequence[float]) -> bytes:
+    """How many references have which Spearman correlation.
 
     Args:
-        values: one per scene, in [-1, 1].
+        values: one per reference, in [-1, 1].
 
     Returns:
         A PNG file.
@@ -91,8 +93,8 @@ def scene_histogram_png(values: Sequence[float]) -> bytes:
     axes.hist(np.clip(values, -1, 1), bins=np.linspace(-1, 1, 41), color="#3b6ea5")
     mean = float(np.mean(values))
     axes.axvline(mean, color="black", linewidth=1, label=f"mean {mean:.3f}")
-    axes.set_xlabel("Spearman inside the scene")
-    axes.set_ylabel("scenes")
+    axes.set_xlabel("Spearman per reference")
+    axes.set_ylabel("references")
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False)
     return _png(figure)

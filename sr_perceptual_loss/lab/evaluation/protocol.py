@@ -1,7 +1,7 @@
-"""How one image pair becomes one score: scales, aligned crops, and the mean over them.
+"""How one image pair becomes one score in published protocols: scales, aligned crops, and the mean over them.
 
-The RQI paper and the code released with it differ; both are here, under names that say which. The released code fails
-or cuts wrongly where a side equals the input size; here such an image is simply its own only crop.
+The RQI paper and the code released with it differ; both are here under their own names. The released code fails or cuts
+wrongly where a side equals the input size; here such an image is its own only crop.
 """
 
 from __future__ import annotations
@@ -9,37 +9,32 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sr_perceptual_loss.checks import as_int, check_choice, nearest
+from sr_perceptual_loss.checks import as_int, nearest
 from sr_perceptual_loss.critics.base import Critic, SizeRule
 from sr_perceptual_loss.errors import InputError, NonFiniteError, UnknownNameError
 from sr_perceptual_loss.ops.crops import crop_boxes
 
 __all__ = ["PROTOCOLS", "Protocol", "get_protocol", "scales_used", "score_pair"]
 
-WEIGHTINGS = ("patches", "scales")
-POSITIONS = ("random", "centre", "whole")
-
 
 @dataclass(frozen=True)
 class Protocol:
-    """Which parts of a pair a critic sees and how their scores are averaged.
+    """Which parts of a pair a critic sees. The score is the mean over all crops of all scales.
 
     Attributes:
         name: for tables and files.
-        scales: factors of the image side, largest first; a scaled side is rounded down. A scale at which the image is
-            smaller than the crop is left out.
-        crops: how many crops at each scale.
-        weighting: ``patches``: mean over all crops, so a scale counts as often as it has crops; ``scales``: mean of
-            the means of the scales. An image that is exactly as large as the crop is scored once and counts as often as
-            the protocol asks for crops, since all of them would be the same.
-        position: ``random`` (seeded), ``centre``, or ``whole`` (no crop).
+        scales: factors of the image side in (0, 1], largest first; a scaled side is rounded down. A scale at which the
+            image is smaller than the crop is left out.
+        crops: number of crops at each scale. An image that is exactly as large as the crop is scored once and counts as
+            often as the protocol asks for crops, since all of them would be the same.
+        position: of the crops: ``random`` (seeded) or ``centre``; ``whole`` for no crops.
         successive: each scale is made from the one before it (released code), not from the original.
         source: where it comes from.
     """
@@ -47,54 +42,36 @@ class Protocol:
     name: str
     scales: tuple[float, ...]
     crops: tuple[int, ...]
-    weighting: str = "patches"
-    position: str = "random"
+    position: Literal["random", "centre", "whole"] = "random"
     successive: bool = False
     source: str = ""
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot be carried out."""
-        check_choice("protocol.weighting", self.weighting, WEIGHTINGS)
-        check_choice("protocol.position", self.position, POSITIONS)
-        if not self.scales or len(self.scales) != len(self.crops):
-            raise InputError(
-                f"protocol '{self.name}': got {len(self.scales)} scales and {len(self.crops)} numbers of crops, "
-                "expected as many of the one as of the other, at least one."
-            )
-        if any(not 0 < s <= 1 for s in self.scales) or list(self.scales) != sorted(set(self.scales), reverse=True):
-            raise InputError(f"protocol '{self.name}': scales {self.scales}; expected falling factors in (0, 1].")
-        for count in self.crops:
-            as_int(f"protocol '{self.name}': crops", count, minimum=1)
-
     def as_dict(self) -> dict[str, object]:
-        """Plain values that the score depends on, for files; ``source`` is talk and left out."""
+        """Plain values that the score depends on, for files."""
         return {key: value for key, value in asdict(self).items() if key != "source"}
 
 
-#: The named protocols.
-PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
-    {
-        protocol.name: protocol
-        for protocol in (
-            Protocol(
-                "paper",
-                (1.0, 1 / 2, 1 / 3),
-                (20, 20, 20),
-                source="RQI supplement, section 2 (its down-scaling filter is not stated; here bilinear)",
-            ),
-            Protocol(
-                "released",
-                (1.0, 1 / 2, 1 / 4),
-                (20, 10, 5),
-                successive=True,
-                source="the code released with RQI, without its faults at sides equal to the input",
-            ),
-            Protocol("single_scale", (1.0,), (20,), source="RQI supplement, ablation of table 1"),
-            Protocol("full", (1.0,), (1,), position="whole", source="the whole image; critics of free size only"),
-            Protocol("centre", (1.0,), (1,), position="centre", source="one central crop: cheap, for validation"),
-        )
-    }
+_ALL = (
+    Protocol(
+        "paper",
+        (1.0, 1 / 2, 1 / 3),
+        (20, 20, 20),
+        source="RQI supplement, section 2 (its down-scaling filter is not stated; here bilinear)",
+    ),
+    Protocol(
+        "released",
+        (1.0, 1 / 2, 1 / 4),
+        (20, 10, 5),
+        successive=True,
+        source="the code released with RQI, without its faults at sides equal to the input",
+    ),
+    Protocol("single_scale", (1.0,), (20,), source="RQI supplement, ablation of table 1"),
+    Protocol("full", (1.0,), (1,), position="whole", source="the whole image; critics of free size only"),
+    Protocol("centre", (1.0,), (1,), position="centre", source="one central crop: cheap, for validation"),
 )
+
+#: The protocols by name.
+PROTOCOLS: Mapping[str, Protocol] = {protocol.name: protocol for protocol in _ALL}
 
 
 def get_protocol(name: str) -> Protocol:
@@ -120,18 +97,18 @@ def score_pair(
 ) -> float:
     """Mean score of the crops that the protocol asks for; the same crops in both images.
 
-    The boxes depend on ``seed`` and the image size alone, so all versions of a scene are judged at the same places,
+    The boxes depend on ``seed`` and the image size alone, so all versions of a reference are scored at the same places,
     whatever the order of the images or ``crops_at_once``. The global random state is not touched.
 
     Args:
         critic: used as it is; the caller sets eval mode.
-        sr: judged image, (3, H, W) RGB in [0, 1], on the critic's device.
+        sr: SR (distorted) image, (3, H, W) RGB in [0, 1], on the critic's device.
         hr: reference image, same shape and device.
         protocol: see :class:`Protocol`.
         seed: of the crop positions.
         crop_size: side of the crops for a critic of free size, which otherwise sees the whole image at every scale; an
             image smaller than it gets crops of its shorter side.
-        crops_at_once: batch size; bounds the memory.
+        crops_at_once: batch size; limits the memory.
 
     Returns:
         The score; higher is better.
@@ -141,20 +118,18 @@ def score_pair(
         NonFiniteError: NaN or infinite score.
     """
     if sr.dim() != 3 or sr.shape != hr.shape:
-        raise InputError(
-            f"sr and hr: got shapes {tuple(sr.shape)} and {tuple(hr.shape)}, expected one image (3, H, W) each, of "
-            "equal size: the same region of the same picture."
-        )
+        shapes = f"{tuple(sr.shape)} and {tuple(hr.shape)}"
+        raise InputError(f"sr and hr: got shapes {shapes}, expected two images (3, H, W) of equal size.")
     crops_at_once = as_int("crops_at_once", crops_at_once, minimum=1)
     height, width = int(sr.shape[1]), int(sr.shape[2])
+    scales = scales_used(critic, protocol, height, width, crop_size=crop_size)
     side = _crop_side(critic, protocol, crop_size, height, width)
     # Numpy mixes the three numbers, so neighbouring seeds and sizes give unrelated boxes.
     mixed = np.random.default_rng((as_int("seed", seed), height, width)).integers(2**63)
     generator = torch.Generator().manual_seed(int(mixed))
-    total, weight_sum = 0.0, 0.0
-    # Not inference_mode: what a critic may keep from a call could never be used in training again.
+    total, count_of_all = 0.0, 0
+    # Not inference_mode: tensors that a critic caches in it could not be used in training.
     with torch.no_grad():
-        scales = scales_used(critic, protocol, height, width, crop_size=crop_size)
         for a, b, count in _scaled(critic.input_size, sr, hr, protocol, side, scales):
             if side is None:
                 boxes = [(0, 0, a.shape[1], a.shape[2])]
@@ -163,10 +138,9 @@ def score_pair(
                 corners = crop_boxes((1, a.shape[1], a.shape[2]), side, count, position, generator)
                 boxes = [(top, left, side, side) for ((top, left),) in corners]
             scores = _scores(critic, a, b, boxes, crops_at_once)
-            weight = float(count) if protocol.weighting == "patches" else 1.0
-            total += weight * sum(scores) / len(scores)
-            weight_sum += weight
-    value = total / weight_sum
+            total += count * sum(scores) / len(scores)
+            count_of_all += count
+    value = total / count_of_all
     if not math.isfinite(value):
         raise NonFiniteError(f"{critic.card.name}: the score is {value}; the weights or the image are damaged.")
     return value
@@ -175,33 +149,28 @@ def score_pair(
 def scales_used(
     critic: Critic, protocol: Protocol, height: int, width: int, *, crop_size: int | None = None
 ) -> tuple[float, ...]:
-    """The protocol's scales at which an image of this size is large enough to be judged; (1.0,) is a single scale.
+    """The protocol's scales at which an image of this size is large enough for the critic.
 
     Args:
-        critic: that judges.
+        critic: as in :func:`score_pair`.
         protocol: as in :func:`score_pair`.
         height: of the image.
         width: of the image.
         crop_size: as in :func:`score_pair`.
 
     Returns:
-        Scales, falling.
+        Scales, largest first; (1.0,) is a single scale.
 
     Raises:
         InputError: the critic does not take such an image.
     """
     side = _crop_side(critic, protocol, crop_size, height, width)
     smallest = side or max(critic.input_size.minimum, critic.input_size.multiple_of)
-    found = []
-    for scale in protocol.scales:
-        if scale < 1 and min(_shrunk(height, width, scale)) < smallest:
-            break  # scales fall, so no later one is large enough
-        found.append(scale)
-    return tuple(found)
+    return tuple(s for s in protocol.scales if s == 1 or min(_scaled_size(height, width, s)) >= smallest)
 
 
-def _shrunk(height: int, width: int, scale: float) -> tuple[int, int]:
-    # 1e-6: a third of a side that three divides must not fall short by rounding.
+def _scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    # 1e-6: rounding must not make a third of a side that is a multiple of three too small.
     return int(height * scale + 1e-6), int(width * scale + 1e-6)
 
 
@@ -211,37 +180,36 @@ def _scores(
     """Score of each box, a few at once."""
     scores: list[float] = []
     for start in range(0, len(boxes), crops_at_once):
-        some = boxes[start : start + crops_at_once]
-        crops = [torch.stack([i[:, y : y + h, x : x + w] for y, x, h, w in some]) for i in (sr, hr)]
-        scores += critic.score(crops[0], crops[1]).double().cpu().tolist()
+        batch = boxes[start : start + crops_at_once]
+        sr_crops, hr_crops = (torch.stack([i[:, y : y + h, x : x + w] for y, x, h, w in batch]) for i in (sr, hr))
+        scores += critic.score(sr_crops, hr_crops).double().cpu().tolist()
     return scores
 
 
 def _crop_side(critic: Critic, protocol: Protocol, crop_size: int | None, height: int, width: int) -> int | None:
     """Side of the square crops, or None where the critic sees the whole image."""
-    rule, name, short = critic.input_size, critic.card.name, min(height, width)
+    rule, shorter, whole = critic.input_size, min(height, width), protocol.position == "whole"
+    takes = f"{critic.card.name} takes {rule.describe()}"
     size = None if crop_size is None else as_int("crop_size", crop_size, minimum=1)
-    if protocol.position == "whole" and rule.fixed is not None and not rule.accepts(height, width):
+    if whole and rule.fixed is not None and not rule.accepts(height, width):
         raise InputError(
-            f"protocol '{protocol.name}': {name} takes {rule.describe()} and the image is {height}x{width}; use a "
-            "protocol with crops, such as 'paper' or 'centre', or a critic of free size."
+            f"protocol '{protocol.name}': {takes} and the image is {height}x{width}; use a protocol with crops, such "
+            "as 'paper' or 'centre', or a critic of free size."
         )
-    if short < (rule.fixed or max(rule.minimum, rule.multiple_of)):
+    if shorter < (rule.fixed or max(rule.minimum, rule.multiple_of)):
         raise InputError(
-            f"{name} takes {rule.describe()} and the image is {height}x{width}. Score larger images, or enlarge both "
-            "alike before scoring and say so beside the number."
+            f"{takes} and the image is {height}x{width}. Score larger images, or enlarge both images before scoring "
+            "and say so beside the number."
         )
-    if protocol.position == "whole" and size is not None:
+    if whole and size is not None:
         raise InputError(f"protocol '{protocol.name}' scores whole images, got crop_size {size}; leave crop_size out.")
-    if rule.fixed is not None:
-        if size not in (None, rule.fixed):
-            raise InputError(f"crop_size: got {size}, but {name} takes {rule.describe()}; leave crop_size out.")
-        return None if protocol.position == "whole" else rule.fixed
-    if size is None:
+    if size is not None and (size < rule.minimum or size % rule.multiple_of or rule.fixed not in (None, size)):
+        raise InputError(f"crop_size: got {size}, but {takes}.")
+    if whole:
         return None
-    if size < rule.minimum or size % rule.multiple_of:
-        raise InputError(f"crop_size: got {size}, but {name} takes {rule.describe()}.")
-    return min(size, short // rule.multiple_of * rule.multiple_of)
+    if rule.fixed is not None or size is None:
+        return rule.fixed
+    return min(size, shorter // rule.multiple_of * rule.multiple_of)
 
 
 def _scaled(
@@ -252,15 +220,15 @@ def _scaled(
     a, b = sr, hr
     for scale, count in zip(scales, protocol.crops, strict=False):
         if scale < 1:
-            source, target = (a, b) if protocol.successive else (sr, hr), _shrunk(height, width, scale)
-            a, b = (F.interpolate(i[None], size=target, mode="bilinear", align_corners=False)[0] for i in source)
-        if side is None and rule.multiple_of > 1:
-            yield _trim(a, rule.multiple_of), _trim(b, rule.multiple_of), count
+            source, size = (a, b) if protocol.successive else (sr, hr), _scaled_size(height, width, scale)
+            a, b = (F.interpolate(i[None], size=size, mode="bilinear", align_corners=False)[0] for i in source)
+        if side is None:
+            yield _trimmed(a, rule.multiple_of), _trimmed(b, rule.multiple_of), count
         else:
             yield a, b, count
 
 
-def _trim(image: Tensor, step: int) -> Tensor:
+def _trimmed(image: Tensor, step: int) -> Tensor:
     """The central part whose sides are multiples of ``step``."""
     height, width = (length // step * step for length in image.shape[1:])
     top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2

@@ -1,4 +1,4 @@
-"""One self-contained HTML file: settings, table, plots, and the pictures that critic and people order differently."""
+"""The results of an evaluation as JSON, and as one self-contained HTML page that loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -6,36 +6,79 @@ import base64
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
-from html import escape
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.lab.evaluation.agreement import Evaluation
-from sr_perceptual_loss.lab.evaluation.disagreements import Disagreement, worst_disagreements
-from sr_perceptual_loss.lab.evaluation.plots import scatter_png, scene_histogram_png
-from sr_perceptual_loss.weights.disk import atomic_path
+from sr_perceptual_loss.lab.evaluation.correlation import indices_by_content
+from sr_perceptual_loss.lab.evaluation.disagreements import Disagreement, largest_disagreements
+from sr_perceptual_loss.lab.evaluation.plots import scatter_png, srcc_histogram_png
+from sr_perceptual_loss.weights.file import atomic_path
 
-__all__ = ["report_html", "write_report", "write_result"]
+__all__ = ["write_report", "write_result"]
 
-#: Larger pictures are reduced to this longer side; the report says so at each.
+#: Larger images are reduced to this longer side; the report says so at each.
 LONGEST_SIDE = 384
 
-STYLE = """
+TEMPLATE = """\
+<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 1240px; margin: 2em auto; padding: 0 1em; color: #222; }
 table { border-collapse: collapse; } td, th { padding: .2em .8em .2em 0; text-align: left; vertical-align: top; }
-td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
+td { font-variant-numeric: tabular-nums; }
 .warning { background: #fde8e8; padding: .5em 1em; font-weight: 600; }
 .case { display: flex; gap: 1em; margin: 1em 0 2em; flex-wrap: wrap; } figure { margin: 0; max-width: 384px; }
-figure img { max-width: 100%; image-rendering: auto; } figcaption { font-size: 13px; color: #444; }
+figure img { max-width: 100%; } figcaption { font-size: 13px; color: #444; }
+</style></head><body>
+<h1>{{ title }}</h1>
+{% if warning %}<p class="warning">{{ warning }}</p>{% endif %}
+{% if notes %}<h2>Notes</h2><ul>{% for note in notes %}<li>{{ note }}</li>{% endfor %}</ul>{% endif %}
+<h2>Agreement with people</h2>
+<table><tr><th>number</th><th>value</th><th>95% interval (bootstrap)</th><th>count</th><th>meaning</th></tr>
+{% for row in rows %}
+<tr><td>{{ row.name }}</td><td>{{ row.value | number }}</td>
+<td>{% if row.low == row.low %}[{{ row.low | number }}, {{ row.high | number }}]{% else %}-{% endif %}</td>
+<td>{{ row.count }}</td><td>{{ row.meaning }}</td></tr>
+{% endfor %}
+</table>
+{% for heading, png in plots %}
+<h2>{{ heading }}</h2><img alt="{{ heading }}" src="data:image/png;base64,{{ png }}">
+{% endfor %}
+<h2>Largest disagreements</h2>
+{% if rated %}
+<p>Two versions of one reference that people and the critic order in opposite ways. The size is the smaller of the two
+distances in rank, as a share of the largest possible distance.</p>
+{% else %}
+<p>Votes that the critic contradicts, the clearest first (|2p - 1|).</p>
+{% endif %}
+{% for case in cases %}
+<h3>Disagreement {{ case.heading }}</h3><div class="case">
+{% for picture in case.pictures %}
+<figure><img alt="{{ picture.name }}" src="data:image/png;base64,{{ picture.png }}">
+{% if picture.reduced %}<br><small>{{ picture.reduced }}</small>{% endif %}
+<figcaption>{{ picture.caption }}</figcaption></figure>
+{% endfor %}
+</div>
+{% else %}
+<p>None.</p>
+{% endfor %}
+<h2>Settings</h2>
+<table><tr><th>setting</th><th>value</th></tr>
+{% for key, value in settings.items() %}
+<tr><td>{{ key }}</td><td>{{ value if value is string else value | json }}</td></tr>
+{% endfor %}
+</table>
+</body></html>
 """
 
 
 def write_result(path: Path, evaluation: Evaluation, settings: Mapping[str, object]) -> None:
-    """Settings and all numbers as JSON; replaced as a whole, never half written.
+    """Write settings and all numbers as JSON; the file is replaced as a whole.
 
     Args:
         path: the file.
@@ -53,164 +96,84 @@ def write_result(path: Path, evaluation: Evaluation, settings: Mapping[str, obje
 def write_report(
     path: Path, evaluation: Evaluation, settings: Mapping[str, object], *, worst: int = 8, warning: str = ""
 ) -> None:
-    """Write :func:`report_html` to a file; replaced as a whole, never half written.
+    """Write the HTML page; the file is replaced as a whole.
 
     Args:
         path: the file.
         evaluation: what to show.
         settings: plain values, shown as a table.
-        worst: how many disagreements are shown as pictures.
+        worst: how many disagreements are shown as images.
         warning: shown at the top, such as that the weights are random.
 
     Raises:
-        InstallError: matplotlib or scipy is missing.
+        InputError: an image that cannot be read.
         WeightsError: the place cannot be written.
     """
-    text = report_html(evaluation, settings, worst=worst, warning=warning)
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True)
+    environment.filters["number"] = lambda value: f"{value:.4f}" if math.isfinite(value) else "not defined"
+    environment.filters["json"] = lambda value: json.dumps(value, default=str)
+    text = environment.from_string(TEMPLATE).render(
+        title=f"{settings.get('critic', 'critic')} on {evaluation.labels.name}",
+        warning=warning,
+        notes=evaluation.notes,
+        rows=evaluation.rows,
+        plots=_plots(evaluation),
+        rated=bool(evaluation.labels.rated),
+        cases=[_case(case) for case in largest_disagreements(evaluation.labels, evaluation.predictions, worst)],
+        settings=settings,
+    )
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def report_html(evaluation: Evaluation, settings: Mapping[str, object], *, worst: int = 8, warning: str = "") -> str:
-    """The report; it loads nothing from elsewhere.
-
-    Args:
-        evaluation: what to show.
-        settings: plain values, shown as a table.
-        worst: how many disagreements are shown as pictures.
-        warning: shown at the top.
-
-    Returns:
-        An HTML document.
-
-    Raises:
-        InstallError: matplotlib or scipy is missing.
-    """
-    title = f"{settings.get('critic', 'critic')} on {evaluation.labels.name}"
-    cases = worst_disagreements(evaluation.labels, evaluation.predictions, worst)
-    parts = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="warning">{escape(warning)}</p>' if warning else "",
-        _list("Notes", evaluation.notes),
-        "<h2>Agreement with people</h2>",
-        _numbers(evaluation),
-        *_plots(evaluation),
-        "<h2>Gravest disagreements</h2>",
-        _how_graded(evaluation),
-        *(_case(case) for case in cases),
-        "" if cases else "<p>None: the critic contradicts people nowhere.</p>",
-        "<h2>Settings</h2>",
-        _table(("setting", "value"), ((key, _text(value)) for key, value in settings.items())),
-    ]
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style></head><body>\n" + "\n".join(part for part in parts if part) + "\n</body></html>\n"
-    )
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _list(heading: str, lines: Iterable[str]) -> str:
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f"<h2>{escape(heading)}</h2><ul>{items}</ul>" if items else ""
-
-
-def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<td class="number">{escape(text)}</td>' if i else f"<td>{escape(text)}</td>" for i, text in enumerate(row)
-        )
-        + "</tr>"
-        for row in rows
-    )
-    return f"<table><tr>{head}</tr>{body}</table>"
-
-
-def _number(value: float) -> str:
-    return f"{value:.4f}" if math.isfinite(value) else "not defined"
-
-
-def _numbers(evaluation: Evaluation) -> str:
-    confidence = evaluation.agreement.confidence if evaluation.agreement else 0.95
-    rows = (
-        (
-            row.name,
-            _number(row.value),
-            f"[{row.low:.4f}, {row.high:.4f}]" if math.isfinite(row.low) else "-",
-            str(row.count),
-            row.meaning,
-        )
-        for row in evaluation.rows
-    )
-    return _table(("number", "value", f"{confidence:.0%} interval (bootstrap)", "count", "what it is"), rows)
-
-
-def _plots(evaluation: Evaluation) -> list[str]:
-    labels, agreement = evaluation.labels, evaluation.agreement
-    if agreement is None:
+def _plots(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """(heading, PNG in base 64) of each plot."""
+    labels = evaluation.labels
+    if not labels.rated:
         return []
     x = np.array([evaluation.predictions[r.dist, r.ref] for r in labels.rated])
     y = np.array([r.score for r in labels.rated])
-    names = {"x_label": "critic score", "y_label": "opinion score"}
-    if not labels.comparable_across_scenes:
-        # Levels of scenes do not compare here, so each scene is shown about its own mean.
-        scenes = np.array([r.scene for r in labels.rated], dtype=object)
-        for scene in set(scenes):
-            mask = scenes == scene
-            x[mask] -= x[mask].mean()
-            y[mask] -= y[mask].mean()
-        names = {name: f"{text} minus the mean of the scene" for name, text in names.items()}
-    scatter = scatter_png(x.tolist(), y.tolist(), [r.distortion for r in labels.rated], agreement.fit, **names)
-    parts = ["<h2>Score against opinion</h2>", _embedded(scatter, "opinion score against critic score")]
-    if agreement.scene_srcc:
-        parts.append("<h2>Spearman per scene</h2>")
-        parts.append(_embedded(scene_histogram_png(list(agreement.scene_srcc.values())), "histogram over scenes"))
-    return parts
+    axes = {"x_label": "critic score", "y_label": "opinion score"}
+    if not labels.comparable_across_contents:
+        for index in indices_by_content([r.content for r in labels.rated]).values():
+            x[index] -= x[index].mean()
+            y[index] -= y[index].mean()
+        axes = {name: f"{text} minus the mean of the reference" for name, text in axes.items()}
+    scatter = scatter_png(x.tolist(), y.tolist(), [r.distortion for r in labels.rated], evaluation.fit, **axes)
+    plots = [("Critic score against opinion score", scatter)]
+    if evaluation.content_srcc:
+        plots.append(("Spearman per reference", srcc_histogram_png(list(evaluation.content_srcc.values()))))
+    return [(heading, _base64(png)) for heading, png in plots]
 
 
-def _how_graded(evaluation: Evaluation) -> str:
-    if evaluation.labels.rated:
-        return (
-            "<p>Two versions of one scene that people and the critic order in opposite ways, by the smaller of the two "
-            "distances in rank, as a share of the largest distance that the scene allows.</p>"
-        )
-    return "<p>Votes that the critic contradicts, the clearest first (|2p - 1|).</p>"
-
-
-def _case(case: Disagreement) -> str:
-    captions = [f"reference of scene {case.scene}: {case.ref.name}"]
+def _case(case: Disagreement) -> dict[str, Any]:
+    """What the template shows of one disagreement."""
+    captions = [f"reference {case.content}: {case.ref.name}"]
     for place, (path, role) in enumerate(((case.better, "people prefer"), (case.worse, "the critic prefers"))):
         opinion = f"opinion {case.opinions[place]:.4g}" if case.ranks else f"{case.opinions[place]:.0%} of votes"
-        rank = f", rank {case.ranks[place]:g} in the scene" if case.ranks else ""
+        rank = f", rank {case.ranks[place]:g} of this reference" if case.ranks else ""
         captions.append(f"{role} {path.name}: {opinion}, score {case.predictions[place]:.4f}{rank}")
     difference = f", rank difference by the critic {abs(case.ranks[0] - case.ranks[1]):g}" if case.ranks else ""
-    figures = "".join(
-        f"<figure>{_picture(path)}<figcaption>{escape(caption)}</figcaption></figure>"
-        for path, caption in zip((case.ref, case.better, case.worse), captions, strict=True)
-    )
-    return f'<h3>Disagreement {case.size:.2f}{difference}</h3><div class="case">{figures}</div>'
+    paths = (case.ref, case.better, case.worse)
+    pictures = [_picture(path, caption) for path, caption in zip(paths, captions, strict=True)]
+    return {"heading": f"{case.size:.2f}{difference}", "pictures": pictures}
 
 
-def _picture(path: Path) -> str:
-    """The picture itself inside the page, without loss unless it is reduced."""
+def _picture(path: Path, caption: str) -> dict[str, str]:
+    """The image itself, without loss unless it is reduced."""
     try:
         with Image.open(path) as file:
             image = file.convert("RGB")
     except OSError as error:
-        raise InputError(f"{path}: no readable image ({str(error).splitlines()[0]}).") from None
-    note = ""
-    if max(image.size) > LONGEST_SIDE:
-        note = f"<br><small>reduced from {image.width}x{image.height}</small>"
-        image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+        raise InputError(f"{path}: not a readable image ({str(error).splitlines()[0]}).") from None
+    reduced = f"reduced from {image.width}x{image.height}" if max(image.size) > LONGEST_SIDE else ""
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
     content = io.BytesIO()
     image.save(content, format="PNG", optimize=True)
-    return _embedded(content.getvalue(), path.name) + note
+    return {"name": path.name, "caption": caption, "reduced": reduced, "png": _base64(content.getvalue())}
 
 
-def _embedded(png: bytes, description: str) -> str:
-    data = base64.b64encode(png).decode("ascii")
-    return f'<img alt="{escape(description)}" src="data:image/png;base64,{data}">'
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")

@@ -1,4 +1,4 @@
-"""Scores of all images of a label set, kept in a file that an interrupted run goes on from."""
+"""Scores of all images of a label set, stored in a file from which an interrupted run continues."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from pathlib import Path
 import torch
 
 from sr_perceptual_loss.critics.base import Critic
-from sr_perceptual_loss.critics.whole_image import read_pair
 from sr_perceptual_loss.errors import InputError, NonFiniteError
-from sr_perceptual_loss.lab.data.labels import LabelSet, Problems
+from sr_perceptual_loss.lab.data.images import read_pair
+from sr_perceptual_loss.lab.data.labels import LabelSet
+from sr_perceptual_loss.lab.data.rows import Problems
 from sr_perceptual_loss.lab.evaluation.protocol import Protocol, score_pair
 
 __all__ = ["Pair", "ScoreFile", "critic_digest", "pairs_of", "score_labels"]
 
-#: (judged image, reference).
+#: (distorted image, reference).
 Pair = tuple[Path, Path]
 
 COLUMNS = ("settings", "dist", "ref", "score")
@@ -27,30 +28,32 @@ COLUMNS = ("settings", "dist", "ref", "score")
 
 def critic_digest(critic: Critic) -> str:
     """16 hexadecimal digits that change with the critic's name, its arguments or any of its weights."""
-    told = json.dumps([critic.card.name, critic.config, critic.digest()], sort_keys=True, default=str)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    return _digest([critic.card.name, critic.config, critic.digest()])
+
+
+def _digest(values: object) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 class ScoreFile:
-    """A CSV with one row per scored image: a digest of the settings, the judged image, the reference, the score.
+    """A CSV with one row per scored image: a digest of the settings, the distorted image, the reference, the score.
 
     Rows of other settings are kept and not read. A row is written at once, so an interrupted run loses at most the row
-    that it was writing; such half a row at the end is removed. An image that was replaced under its old name is not
-    noticed: delete the file then.
+    that it was writing; an incomplete last row is removed. An image that was replaced under its old name is not
+    noticed: delete the file in this case.
 
     Args:
         path: the file; made with its folder if missing.
         settings: everything that the score depends on, as plain values.
 
     Raises:
-        InputError: the file exists and is something else.
+        InputError: the file exists and is something else, or a row is damaged.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, object]) -> None:
         self.path = path
-        text = json.dumps(settings, sort_keys=True, default=str)
-        self.digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        self._known: dict[tuple[str, str], float] = {}
+        self.digest = _digest(settings)
+        self._scores: dict[tuple[str, str], float] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size:
             self._read()
@@ -59,39 +62,37 @@ class ScoreFile:
 
     def _read(self) -> None:
         content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        rows = csv.reader(io.StringIO(whole.decode("utf-8", errors="replace"), newline=""))
+        complete = content[: content.rfind(b"\n") + 1]
+        rows = csv.reader(io.StringIO(complete.decode("utf-8", errors="replace"), newline=""))
         if tuple(next(rows, ())) != COLUMNS:
             raise InputError(
-                f"{self.path}: exists and is no file of scores (first line: {','.join(COLUMNS)}); move it away or "
+                f"{self.path}: exists and is not a file of scores (first line: {','.join(COLUMNS)}); move it away or "
                 "choose another folder."
             )
         for number, row in enumerate(rows, 2):
             try:
                 settings, dist, ref, score = row
                 if settings == self.digest:
-                    self._known[dist, ref] = float(score)
+                    self._scores[dist, ref] = float(score)
             except ValueError:
                 raise InputError(
                     f"{self.path}, line {number}: got {row}, expected {','.join(COLUMNS)}; delete the line."
                 ) from None
-        if len(whole) < len(content):
+        if len(complete) < len(content):
             with self.path.open("rb+") as file:
-                file.truncate(len(whole))
+                file.truncate(len(complete))
 
     def _append(self, row: Iterable[object]) -> None:
-        line = io.StringIO(newline="")
-        csv.writer(line, lineterminator="\n").writerow(row)
-        with self.path.open("ab") as file:
-            file.write(line.getvalue().encode())
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerow(row)
 
     def get(self, pair: Pair) -> float | None:
-        """The score of this pair under these settings, if it is known."""
-        return self._known.get(_key(pair))
+        """The score of this pair under these settings, if there is one."""
+        return self._scores.get(_key(pair))
 
     def add(self, pair: Pair, score: float) -> None:
-        """Remember a score; exact to the last bit when read again."""
-        self._known[_key(pair)] = score
+        """Store a score; it is exact to the last bit when read again."""
+        self._scores[_key(pair)] = score
         self._append((self.digest, *_key(pair), repr(score)))
 
 
@@ -100,7 +101,7 @@ def _key(pair: Pair) -> tuple[str, str]:
 
 
 def pairs_of(labels: LabelSet) -> list[Pair]:
-    """Every (judged image, reference) that the labels need, each once, those of one reference together."""
+    """Every (distorted image, reference) that the labels need, each once, those of one reference together."""
     pairs = {(r.dist, r.ref) for r in labels.rated}
     pairs |= {(image, vote.ref) for vote in labels.votes for image in (vote.a, vote.b)}
     return sorted(pairs, key=lambda pair: (pair[1], pair[0]))
@@ -123,16 +124,16 @@ def score_labels(
     Args:
         critic: in eval mode, on ``device``.
         labels: rated images, votes, or both.
-        protocol: how a pair becomes a score.
+        protocol: how the score of a pair is computed.
         seed: of the crop positions.
         crop_size: see :func:`~sr_perceptual_loss.lab.evaluation.protocol.score_pair`.
         crops_at_once: batch size.
         device: where the critic is.
         known: scores of an earlier run; new ones are added to it.
-        track: wraps the list of what is left to do, for a progress bar.
+        track: wraps the list of pairs that are left to do, for a progress bar.
 
     Returns:
-        (judged image, reference) -> score.
+        (distorted image, reference) -> score.
 
     Raises:
         InputError: nothing to score, missing files (all in one report), or images that the critic does not take.
@@ -140,26 +141,18 @@ def score_labels(
     """
     pairs = pairs_of(labels)
     if not pairs:
-        raise InputError(f"{labels.name}: no images left to judge; check the split and the limit.")
+        raise InputError(f"{labels.name}: no images left to score; check the split and the limit.")
     scores = {pair: score for pair in pairs if known and (score := known.get(pair)) is not None}
-    left = [pair for pair in pairs if pair not in scores]
+    remaining = [pair for pair in pairs if pair not in scores]
     problems = Problems(labels.name)
-    for path in sorted({path for pair in left for path in pair}):
+    for path in sorted({path for pair in remaining for path in pair}):
         if not path.is_file():
             problems.add(path, None, "no such file")
     problems.check()
-    for pair in track(left):
-        dist, ref = read_pair(*pair)
+    for pair in track(remaining):
+        sr, hr = (image.to(device) for image in read_pair(*pair))
         try:
-            score = score_pair(
-                critic,
-                dist.to(device),
-                ref.to(device),
-                protocol,
-                seed=seed,
-                crop_size=crop_size,
-                crops_at_once=crops_at_once,
-            )
+            score = score_pair(critic, sr, hr, protocol, seed=seed, crop_size=crop_size, crops_at_once=crops_at_once)
         except (InputError, NonFiniteError) as error:
             raise type(error)(f"{pair[0]}: {error}") from None
         scores[pair] = score

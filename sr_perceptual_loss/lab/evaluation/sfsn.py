@@ -3,12 +3,10 @@
 An unofficial port, written from the paper's description: digits depend on details of MATLAB's ``imresize``,
 ``rgb2gray`` and MS-SSIM, and the authors published no expected values. Compare only numbers made here.
 
-SN grows with texture of any kind, so it rewards noise. It says nothing about quality by itself.
+SN grows with texture of any kind, so it rewards noise; alone it does not measure quality.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,7 +17,7 @@ from torch import Tensor
 from sr_perceptual_loss.errors import InputError, InstallError
 from sr_perceptual_loss.lab.evaluation.sr_metrics import eight_bit
 
-__all__ = ["MINIMUM_SIDE", "SFSN", "gray_square", "high_band", "sfsn", "split_bands"]
+__all__ = ["MINIMUM_SIDE", "gray_square", "high_band", "sfsn", "split_bands"]
 
 #: Five scales of MS-SSIM, the last with an 11-pixel window.
 MINIMUM_SIDE = 161
@@ -27,41 +25,20 @@ MINIMUM_SIDE = 161
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class SFSN:
-    """The two measures of one pair.
+def sfsn(sr: Tensor, hr: Tensor) -> dict[str, float]:
+    """Structural fidelity and statistical naturalness of a pair, and both combinations of the two.
 
-    Attributes:
-        sf: structural fidelity, MS-SSIM of the low bands, in [0, 1].
-        sn: statistical naturalness, entropy of the high band of the SR image in bits, in [0, 8].
-    """
-
-    sf: float
-    sn: float
-
-    @property
-    def sfsn(self) -> float:
-        """0.9 SF + 0.1 SN: reproduces every row of Tables 1 and 2 of the Efficient-PBAN paper (arXiv 2602.21482)."""
-        return 0.9 * self.sf + 0.1 * self.sn
-
-    @property
-    def sfsn_1_9(self) -> float:
-        """1.9 SF + 0.1 SN: what the authors' demonstration prints."""
-        return 1.9 * self.sf + 0.1 * self.sn
-
-
-def sfsn(sr: Tensor, hr: Tensor) -> SFSN:
-    """SF and SN of a pair.
-
-    SF = MS-SSIM (standard five weights) of the two low bands, SN = Shannon entropy over 256 bins of the high band of
-    ``sr``; both bands cast to 8 bits, so that negative values become 0.
+    ``sf``: MS-SSIM (standard five weights) of the two low bands, in [0, 1]. ``sn``: Shannon entropy in bits over 256
+    bins of the high band of ``sr``, in [0, 8]. Both bands are cast to 8 bits, so that negative values become 0.
+    ``sfsn`` = 0.9 SF + 0.1 SN reproduces every row of Tables 1 and 2 of the Efficient-PBAN paper (arXiv 2602.21482);
+    ``sfsn_1_9`` = 1.9 SF + 0.1 SN is what the authors' demonstration prints.
 
     Args:
-        sr: judged image, (3, H, W) RGB in [0, 1], sides >= 161.
+        sr: SR (distorted) image, (3, H, W) RGB in [0, 1], sides >= 161.
         hr: reference image, same shape. SN does not use it.
 
     Returns:
-        The two values.
+        The four values by name.
 
     Raises:
         InputError: shapes that differ, or images that are too small for MS-SSIM.
@@ -82,7 +59,9 @@ def sfsn(sr: Tensor, hr: Tensor) -> SFSN:
     low, high = split_bands(gray_square(sr))
     reference, _ = split_bands(gray_square(hr))
     pair = [torch.from_numpy(_cast(band)).double()[None, None] for band in (low, reference)]
-    return SFSN(float(pytorch_msssim.ms_ssim(*pair, data_range=255, size_average=False)), _entropy(_cast(high)))
+    sf = float(pytorch_msssim.ms_ssim(*pair, data_range=255, size_average=False))
+    sn = _entropy(_cast(high))
+    return {"sf": sf, "sn": sn, "sfsn": 0.9 * sf + 0.1 * sn, "sfsn_1_9": 1.9 * sf + 0.1 * sn}
 
 
 def gray_square(image: Tensor) -> Array:
@@ -130,13 +109,12 @@ def split_bands(gray: Array) -> tuple[Array, Array]:
     """
     try:
         from scipy.fft import dctn, idctn
-    except ImportError:
-        raise InstallError("SF and SN need scipy: pip install 'sr_perceptual_loss[eval]'") from None
+    except ImportError as error:
+        raise InstallError(f"SF and SN need scipy ({error}): pip install 'sr_perceptual_loss[lab]'") from None
     coefficients = dctn(gray, norm="ortho")
     high = high_band(len(gray))
-    return idctn(np.where(high, 0.0, coefficients), norm="ortho"), idctn(
-        np.where(high, coefficients, 0.0), norm="ortho"
-    )
+    low_band, high_part = (np.where(mask, coefficients, 0.0) for mask in (~high, high))
+    return idctn(low_band, norm="ortho"), idctn(high_part, norm="ortho")
 
 
 def _cast(band: Array) -> NDArray[np.uint8]:

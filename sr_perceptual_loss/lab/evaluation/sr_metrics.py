@@ -2,7 +2,7 @@
 
 Images are rounded to 8 bits, ``border`` pixels are cut from each side, and everything is computed on the CPU in
 float64. Luma is BT.601 in studio range, not rounded; full-range luma would give 20 log10(255 / 219) = 1.322 dB less,
-and RGB something else again, so a number without its convention means little.
+and RGB gives other values again: report a number together with its convention.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def psnr(sr: Tensor, hr: Tensor, *, border: int = 0, channel: str = "y") -> floa
     """10 log10(255^2 / mean squared error) in dB.
 
     Args:
-        sr: judged image, (3, H, W) RGB in [0, 1]; rounded to 8 bits here.
+        sr: SR (distorted) image, (3, H, W) RGB in [0, 1]; rounded to 8 bits here.
         hr: reference image, same shape.
         border: pixels left out on each side; the scale, by convention.
         channel: ``y`` (BT.601 luma, studio range) or ``rgb`` (one mean over the three channels).
@@ -63,7 +63,7 @@ def psnr(sr: Tensor, hr: Tensor, *, border: int = 0, channel: str = "y") -> floa
     Raises:
         InputError: shapes that differ, no image, or a border that leaves nothing.
     """
-    x, y = _prepared(sr, hr, border, channel, smallest=1)
+    x, y = _prepare(sr, hr, border, channel, smallest=1)
     error = float((x - y).square().mean())
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
@@ -72,7 +72,7 @@ def ssim_8bit(sr: Tensor, hr: Tensor, *, border: int = 0, channel: str = "y") ->
     """SSIM with an 11x11 Gaussian window (1.5 pixels), valid positions, range 255; for RGB the mean over channels.
 
     Args:
-        sr: judged image, (3, H, W) RGB in [0, 1]; rounded to 8 bits here.
+        sr: SR (distorted) image, (3, H, W) RGB in [0, 1]; rounded to 8 bits here.
         hr: reference image, same shape.
         border: pixels left out on each side; the scale, by convention.
         channel: ``y`` (BT.601 luma, studio range) or ``rgb``.
@@ -83,13 +83,13 @@ def ssim_8bit(sr: Tensor, hr: Tensor, *, border: int = 0, channel: str = "y") ->
     Raises:
         InputError: shapes that differ, no image, or less than 11x11 pixels inside the border.
     """
-    x, y = _prepared(sr, hr, border, channel, smallest=SSIM_WINDOW)
-    # Three equal channels have the SSIM of one: the function below knows RGB only.
+    x, y = _prepare(sr, hr, border, channel, smallest=SSIM_WINDOW)
+    # The function below takes RGB; three equal channels have the SSIM of one.
     x, y = (image.expand(3, -1, -1)[None] / 255 for image in (x, y))
     return float(ssim(x, y, window=SSIM_WINDOW))
 
 
-def _prepared(sr: Tensor, hr: Tensor, border: int, channel: str, smallest: int) -> tuple[Tensor, Tensor]:
+def _prepare(sr: Tensor, hr: Tensor, border: int, channel: str, smallest: int) -> tuple[Tensor, Tensor]:
     """Both images on the 0..255 scale, cut and converted."""
     check_choice("channel", channel, CHANNELS)
     border = as_int("border", border)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
+from scipy.sparse.csgraph import connected_components
 
 from sr_perceptual_loss.errors import InputError
-from sr_perceptual_loss.lab.evaluation.correlation import NAN, Floats, checked_pair
-from sr_perceptual_loss.lab.evaluation.optional import need
+from sr_perceptual_loss.lab.evaluation.correlation import NAN, Floats, checked_pair, indices_by_content
 
-__all__ = ["Share", "ThurstoneScores", "pairwise_accuracy", "thurstone", "two_afc", "two_afc_ceiling", "win_rate"]
+__all__ = ["Share", "ThurstoneScores", "pairwise_accuracy", "thurstone", "two_afc_terms", "win_rate"]
 
 #: Standard deviation of the prior of a Thurstone score; it keeps an item that always wins finite.
 PRIOR_SD = 3.0
@@ -45,42 +46,28 @@ def _share(definition: str, per_content: dict[str, tuple[float, int]], ties: int
     return Share(value, count, ties, skipped, definition, per_content)
 
 
-def two_afc(probabilities: ArrayLike, margins: ArrayLike) -> float:
-    """Mean share of people who choose as the critic does (two-alternative forced choice).
+def two_afc_terms(probabilities: ArrayLike, margins: ArrayLike) -> Floats:
+    """Share of people who choose as the critic does, for each vote; the mean is the 2AFC score.
+
+    The highest possible score has the margins p - 0.5, since people do not agree among themselves.
 
     Args:
         probabilities: share of people who prefer A, (n,) in [0, 1].
         margins: positive where the critic prefers A (such as score(A) - score(B)), negative for B, 0 for a tie, (n,).
 
     Returns:
-        mean of p where the critic chooses A, 1 - p where it chooses B, 0.5 for a tie; NaN for n = 0.
+        p where the critic chooses A, 1 - p where it chooses B, 0.5 for a tie, (n,).
 
     Raises:
-        InputError: lengths that differ, or a probability outside [0, 1].
+        InputError: lengths that differ, values that are not finite, or a probability outside [0, 1].
     """
-    p, m = _probabilities(probabilities, margins)
-    return float(two_afc_each(p, m).mean()) if len(p) else NAN
-
-
-def two_afc_each(probabilities: Floats, margins: Floats) -> Floats:
-    """The terms of :func:`two_afc`, (n,)."""
-    return np.where(margins > 0, probabilities, np.where(margins < 0, 1 - probabilities, 0.5))
-
-
-def two_afc_ceiling(probabilities: ArrayLike) -> float:
-    """The highest possible :func:`two_afc`: mean of max(p, 1 - p), since people do not agree among themselves."""
-    p, _ = _probabilities(probabilities, np.zeros(np.shape(probabilities)))
-    return float(np.maximum(p, 1 - p).mean()) if len(p) else NAN
-
-
-def _probabilities(probabilities: ArrayLike, margins: ArrayLike) -> tuple[Floats, Floats]:
     p, m = checked_pair(probabilities, margins)
     if len(p) and not (p.min() >= 0 and p.max() <= 1):
         raise InputError(f"probabilities: got values in [{p.min():g}, {p.max():g}], expected shares in [0, 1].")
-    return p, m
+    return np.where(m > 0, p, np.where(m < 0, 1 - p, 0.5))
 
 
-def win_rate(predictions: Sequence[float], scores: Sequence[float], contents: Sequence[str]) -> Share:
+def win_rate(predictions: ArrayLike, scores: ArrayLike, contents: Sequence[str]) -> Share:
     """Share of references at which the critic's best image is the people's best.
 
     RQI's supplement reports a win rate without defining it; its values suggest this reading.
@@ -110,7 +97,7 @@ def win_rate(predictions: Sequence[float], scores: Sequence[float], contents: Se
     return _share(definition, per_content, ties, skipped)
 
 
-def pairwise_accuracy(predictions: Sequence[float], scores: Sequence[float], contents: Sequence[str]) -> Share:
+def pairwise_accuracy(predictions: ArrayLike, scores: ArrayLike, contents: Sequence[str]) -> Share:
     """Share of the pairs of versions of one reference that the critic orders as people do.
 
     Args:
@@ -141,14 +128,12 @@ def pairwise_accuracy(predictions: Sequence[float], scores: Sequence[float], con
 
 
 def _by_content(
-    predictions: Sequence[float], scores: Sequence[float], contents: Sequence[str]
+    predictions: ArrayLike, scores: ArrayLike, contents: Sequence[str]
 ) -> Iterator[tuple[str, Floats, Floats]]:
     x, y = checked_pair(predictions, scores)
     if len(contents) != len(x):
         raise InputError(f"contents: got {len(contents)}, expected one for each of the {len(x)} images.")
-    names = np.asarray(contents, dtype=object)
-    for name in sorted(set(contents)):
-        index = np.flatnonzero(names == name)
+    for name, index in indices_by_content(contents).items():
         yield name, x[index], y[index]
 
 
@@ -179,7 +164,6 @@ def thurstone(names: Sequence[str], choices: Sequence[tuple[int, int]]) -> Thurs
 
     Raises:
         InputError: indices that are not two different items, or items that no chain of comparisons connects.
-        InstallError: choix or scipy is missing.
 
     Source: Thurstone, A law of comparative judgment, 1927, case V; solver of choix.
     """
@@ -187,12 +171,14 @@ def thurstone(names: Sequence[str], choices: Sequence[tuple[int, int]]) -> Thurs
     for winner, loser in choices:
         if winner == loser or not (0 <= winner < n and 0 <= loser < n):
             raise InputError(f"choices: got ({winner}, {loser}), expected two different items of 0 to {n - 1}.")
+    import choix
+
     _check_connected(names, choices)
-    mean, covariance = need("choix").ep_pairwise(n, sorted(choices), PRIOR_SD**-2, model="probit")
+    mean, covariance = choix.ep_pairwise(n, sorted(choices), PRIOR_SD**-2, model="probit")
     # Votes do not determine the common level of all scores; it is removed.
     centring = np.eye(n) - 1 / n
     scores, covariance = centring @ mean, centring @ covariance @ centring
-    half_width = need("scipy.stats").norm.ppf(0.975) * np.sqrt(np.diag(covariance))
+    half_width = stats.norm.ppf(0.975) * np.sqrt(np.diag(covariance))
     return ThurstoneScores(scores, scores - half_width, scores + half_width)
 
 
@@ -200,7 +186,7 @@ def _check_connected(names: Sequence[str], choices: Sequence[tuple[int, int]]) -
     compared = np.zeros((len(names), len(names)))
     for winner, loser in choices:
         compared[winner, loser] = 1
-    groups, group_of = need("scipy.sparse.csgraph").connected_components(compared, directed=False)
+    groups, group_of = connected_components(compared, directed=False)
     if groups == 1:
         return
     parts = [

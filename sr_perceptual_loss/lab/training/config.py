@@ -55,11 +55,9 @@ class DataConfig(_Section, frozen=True):
     dataset: str  # name of a data set reader
     root: Path  # folder of the data set
     labels: Path | None = None  # another label file than that of the data set
-    split: Literal["contents", "official"] = "contents"  # disjoint contents by seed, or the published parts
+    split: Literal["contents", "official"] = "contents"  # by seed, or the published train and val
     train_share: Share = 0.8  # of the contents
     split_seed: NonNegativeInt = 0
-    train_part: str = "train"  # names of the official parts
-    val_part: str = "val"
     # "minmax" (training scores to [0, 1]), "documented" (the documented range to [0, 1]), "raw", or "auto": minmax for
     # scheme rqi, raw for opinion scores.
     scale: Literal["auto", "minmax", "documented", "raw"] = "auto"
@@ -231,6 +229,7 @@ def _decoded(kind: type, value: Any) -> Any:
 def _explained(error: str, content: Mapping[str, Any]) -> str:
     """Message of msgspec (``what - at `$.place` ``) with the dotted key first, the value and the nearest name."""
     what, _, place = error.partition(" - at ")
+    of_key = place.startswith("`key` in ")
     place = re.sub(r"^(`key` in )?`\$\.?|`$", "", place)
     field = re.fullmatch(r"Object (contains unknown|missing required) field `(.*)`", what)
     if field and field[1].startswith("missing"):
@@ -240,6 +239,8 @@ def _explained(error: str, content: Mapping[str, Any]) -> str:
     value: Any = content
     for key in filter(None, re.sub(r"\[.*", "", place).split(".")):
         value = value.get(key) if isinstance(value, Mapping) else value
+    if of_key:  # the message of msgspec leaves the key out
+        value = [key for key in value if not isinstance(key, str)]
     if what.startswith("Invalid enum value"):
         return f"{place}: got {value!r}.{nearest(str(value), _known_names(place))}"
     expected = what.partition(", got `")[0]

@@ -18,13 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, gather_object
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import lr_scheduler
 from tqdm import tqdm
 
 from sr_perceptual_loss.critics.registry import get_card
-from sr_perceptual_loss.errors import InputError, InstallError, NonFiniteError
+from sr_perceptual_loss.errors import InputError, NonFiniteError
 from sr_perceptual_loss.lab.evaluation.protocol import get_protocol
 from sr_perceptual_loss.lab.training import run_folder
 from sr_perceptual_loss.lab.training.config import TrainingConfig
@@ -38,13 +40,7 @@ __all__ = ["objective", "train"]
 
 
 def objective(loss: str, predictions: Tensor, labels: Tensor, *, delta: float = 1.0) -> Tensor:
-    """l1: |d|. l2: d^2. huber: d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2). d = prediction - label.
-
-    Args:
-        loss: "huber", "l1" or "l2".
-        predictions: (N,).
-        labels: (N,).
-        delta: of the Huber loss.
+    """l1: |d|. l2: d^2. huber: d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2). d = prediction - label, (N,).
 
     Source: RQI supplement, table 2 (Huber against L1 and L2); Efficient-PBAN, equation (11) (squared error).
     """
@@ -68,11 +64,7 @@ def train(config: TrainingConfig, *, resume: bool = False, verbose: bool = True)
     Raises:
         InputError: the data or the configuration are wrong, or the folder contains another run.
         NonFiniteError: a loss or gradient is not finite; the batch is saved.
-        InstallError: accelerate or scipy is missing.
     """
-    for module in ("accelerate", "scipy"):
-        if importlib.util.find_spec(module) is None:
-            raise InstallError(f"{module} is missing: pip install 'sr_perceptual_loss[lab]'.")
     with _random_state_restored():
         return _Training(config, resume=resume, verbose=verbose).run()
 
@@ -97,15 +89,12 @@ class _Training:
         self.accelerator = _accelerator(config)
         self.main = self.accelerator.is_main_process
         self.verbose = verbose and self.main
-        if config.batch % self.accelerator.num_processes:
-            raise InputError(
-                f"batch: {config.batch} pairs cannot be divided by {self.accelerator.num_processes} processes."
-            )
+        ranks = self.accelerator.num_processes
+        if config.batch % ranks:
+            raise InputError(f"batch: {config.batch} pairs cannot be divided by {ranks} processes.")
         self.state = run_folder.newest_state(config.out)
         if self.state is not None and not resume:
-            raise InputError(
-                f"{config.out}: contains a training ({self.state.name}); add --resume, or use another out."
-            )
+            raise InputError(f"{config.out}: contains a training ({self.state.name}); add --resume or change out.")
         run_folder.check_same_run(config)
         # Typing errors are found before backbones are downloaded, which can take minutes.
         get_card(config.critic.name)
@@ -223,8 +212,6 @@ class _Training:
 
     def _stop(self, batch: Batch, losses: Tensor, reason: str) -> None:
         """Save the batch and raise, in every process: they all see the same mean, so they all come here."""
-        from accelerate.utils import gather_object
-
         rank, step = self.accelerator.process_index, self.progress.step + 1
         bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
         bad_ranks = [number for number, is_bad in gather_object([(rank, bool(bad))]) if is_bad]
@@ -246,8 +233,6 @@ class _Training:
 
     def _validate(self) -> None:
         """Score the validation contents, keep the best weights."""
-        from accelerate.utils import gather_object
-
         self.critic.eval()
         scores = validation_scores(
             self.critic,
@@ -314,10 +299,7 @@ class _Training:
             tqdm.write(text, file=sys.stderr)
 
 
-def _accelerator(config: TrainingConfig) -> Any:
-    from accelerate import Accelerator
-    from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs
-
+def _accelerator(config: TrainingConfig) -> Accelerator:
     return Accelerator(
         cpu=config.device == "cpu" or not torch.cuda.is_available(),
         log_with="tensorboard" if importlib.util.find_spec("tensorboard") else None,

@@ -38,10 +38,6 @@ class Plan:
 def make_plan(config: TrainingConfig, critic: Critic) -> Plan:
     """Read the labels, split them, decide sizes.
 
-    Args:
-        config: the run.
-        critic: the network that is trained.
-
     Raises:
         InputError: the data set has problems, too few contents, or fewer pairs than a batch.
     """
@@ -73,7 +69,7 @@ def _split(data: DataConfig, labels: LabelSet) -> tuple[LabelSet, LabelSet, tupl
     if data.split == "contents":
         first, second = split_contents(labels.contents, train=data.train_share, seed=data.split_seed)
         return labels.subset(first), labels.subset(second), ()
-    train, val = labels.part(data.train_part), labels.part(data.val_part)
+    train, val = labels.part("train"), labels.part("val")
     shared = len(set(train.contents) & set(val.contents))
     if not shared:
         return train, val, ()

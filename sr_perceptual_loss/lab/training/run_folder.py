@@ -61,14 +61,9 @@ def read_progress(state: Path) -> Progress:
 def save_state(
     out: Path, progress: Progress, write: Callable[[Path], None], *, main: bool, wait: Callable[[], None]
 ) -> None:
-    """Write a state and remove the older ones.
+    """Write a state and remove the older ones; called in every process.
 
-    Args:
-        out: folder of the run.
-        progress: stored beside the state.
-        write: writes the state of this process into a folder; called in every process.
-        main: True in the process that renames and removes.
-        wait: barrier of all processes.
+    ``write`` writes the part of this process into a folder, ``wait`` is a barrier, the ``main`` process renames.
     """
     folder = out / "checkpoints"
     target = folder / f"step_{progress.step:08d}"

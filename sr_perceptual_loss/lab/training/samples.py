@@ -37,12 +37,7 @@ def aligned_crop(
 ) -> tuple[Tensor, Tensor]:
     """The same random square of two images (3, H, W), flipped in the same way.
 
-    Args:
-        image: first image.
-        reference: second image.
-        side: of the square, at most min(H, W); None for the whole image.
-        flip: "none", "horizontal" or "both".
-        random: decides place and flips.
+    ``side`` is at most min(H, W), or None for the whole image; ``flip`` is "none", "horizontal" or "both".
     """
     height, width = image.shape[-2:]
     # All are drawn in every case, so that one option does not shift the random numbers of another.

@@ -62,17 +62,10 @@ def validation_scores(
     rank: int = 0,
     ranks: int = 1,
 ) -> list[tuple[int, float]]:
-    """(index of the item, score) of this process's share; a score depends on the item alone.
+    """(index of the item, score) of every ``ranks``-th item from ``rank`` on; a score depends on the item alone.
 
-    Args:
-        critic: in eval mode.
-        items: all items.
-        protocol: crops and scales.
-        seed: of the crops.
-        crop: side of the crops; None for the critic's own size or the whole image.
-        resize_to: side to which images are resized first.
-        rank: this process.
-        ranks: number of processes.
+    The critic is in eval mode. ``seed`` is that of the crops; ``crop`` is their side, None for the critic's own size or
+    the whole image. Images are resized to ``resize_to`` first.
     """
     device = next(critic.parameters()).device
     scores = []

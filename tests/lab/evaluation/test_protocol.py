@@ -97,7 +97,7 @@ def test_halved_side_equal_to_the_input_is_square_and_counts_ten_times(side):
 @pytest.mark.fault(71)
 @pytest.mark.parametrize(("height", "width"), [(15, 40), (40, 15), (15, 15)])
 def test_slightly_smaller_than_the_input_is_an_error_with_the_cure(height, width):
-    with pytest.raises(InputError, match=rf"takes exactly 16x16 and the image is {height}x{width}.*enlarge both"):
+    with pytest.raises(InputError, match=rf"16x16.*{height}x{width}"):
         run(Recorder(fixed=16), height, width)
 
 
@@ -174,15 +174,11 @@ def test_scaled_images_are_bilinear_and_successive_only_where_released():
         assert all(any(torch.equal(crop, window) for window in windows) for crop in last)
 
 
-def test_weighting_patches_or_scales():
-    image = positions(40, 40)
-    patches = Protocol("p", (1.0, 0.5), (6, 2))
-    critic = Recorder(fixed=16)
-    value = score_pair(critic, image, image, patches, seed=0)
-    a, b = (sr[:, 2].mean((1, 2)).double() for sr, _ in critic.calls)
-    assert value == pytest.approx(float(torch.cat([a, b]).mean()))
-    scales = Protocol("s", (1.0, 0.5), (6, 2), weighting="scales")
-    assert score_pair(critic, image, image, scales, seed=0) == pytest.approx(float((a.mean() + b.mean()) / 2))
+def test_mean_over_all_crops():
+    image, critic = positions(40, 40), Recorder(fixed=16)
+    value = score_pair(critic, image, image, Protocol("p", (1.0, 0.5), (6, 2)), seed=0)
+    scores = torch.cat([sr[:, 2].mean((1, 2)).double() for sr, _ in critic.calls])
+    assert len(scores) == 8 and value == pytest.approx(float(scores.mean()))
 
 
 def test_centre_crop():
@@ -215,9 +211,9 @@ def test_full_and_multiples():
     run(critic, 45, 33, "full")
     assert critic.shapes() == [(1, 3, 40, 32)]
     assert critic.corners() == [(2, 0)]
-    with pytest.raises(InputError, match="'full': recorder takes exactly 16x16 and the image is 45x33; use a protocol"):
+    with pytest.raises(InputError, match="'full'.*16x16.*45x33"):
         run(Recorder(fixed=16), 45, 33, "full")
-    with pytest.raises(InputError, match="whole images, got crop_size 8; leave crop_size out"):
+    with pytest.raises(InputError, match="crop_size 8"):
         run(critic, 45, 33, "full", crop_size=8)
 
 
@@ -225,7 +221,7 @@ def test_full_and_multiples():
     ("critic", "size"), [(Recorder(fixed=16), 15), (Recorder(minimum=8), 7), (Recorder(multiple_of=4), 10)]
 )
 def test_crop_sizes_that_the_critic_does_not_take(critic, size):
-    with pytest.raises(InputError, match=f"crop_size: got {size}, but recorder takes"):
+    with pytest.raises(InputError, match=f"crop_size.* {size}"):
         run(critic, 40, 40, crop_size=size)
 
 
@@ -233,31 +229,17 @@ def test_names():
     assert sorted(PROTOCOLS) == ["centre", "full", "paper", "released", "single_scale"]
     assert get_protocol("paper").crops == (20, 20, 20)
     assert get_protocol("released").scales == (1, 0.5, 0.25)
-    with pytest.raises(UnknownNameError, match=r"no protocol 'papers'\. Did you mean 'paper'"):
+    with pytest.raises(UnknownNameError, match="'papers'.*'paper'"):
         get_protocol("papers")
-
-
-@pytest.mark.parametrize(
-    ("scales", "crops", "words"),
-    [
-        ((1.0, 0.5), (20,), "2 scales and 1"),
-        ((0.5, 1.0), (1, 1), "falling"),
-        ((2.0,), (1,), "falling"),
-        ((1.0,), (0,), "crops"),
-    ],
-)
-def test_protocols_that_cannot_be(scales, crops, words):
-    with pytest.raises(InputError, match=words):
-        Protocol("x", scales, crops)
 
 
 def test_refuses_shapes_and_non_finite_scores():
     image = positions(20, 20)
-    with pytest.raises(InputError, match="of equal size"):
+    with pytest.raises(InputError, match="equal size"):
         score_pair(Recorder(), image, image[:, 1:], PROTOCOLS["full"], seed=0)
-    with pytest.raises(InputError, match=r"one image \(3, H, W\)"):
+    with pytest.raises(InputError, match=r"\(3, H, W\)"):
         score_pair(Recorder(), image[None], image[None], PROTOCOLS["full"], seed=0)
     bad = image.clone()
     bad[2, 5, 5] = float("nan")
-    with pytest.raises(NonFiniteError, match="recorder: the score is nan"):
+    with pytest.raises(NonFiniteError, match="recorder.*nan"):
         score_pair(Recorder(), bad, image, PROTOCOLS["full"], seed=0)

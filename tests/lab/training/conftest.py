@@ -1,4 +1,4 @@
-"""A small rated data set: eight scenes, each with darkened and tinted versions whose score falls with the level."""
+"""A small rated data set: eight references, each with darkened and tinted versions whose score falls with the level."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ def save(path, image):
     Image.fromarray((image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()).save(path)
 
 
-def make_rated_set(root, *, scenes=8, side=40):
+def make_rated_set(root, *, contents=8, side=40):
     root.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(3)
     rows = []
-    for scene in range(scenes):
+    for content in range(contents):
         low = torch.rand(1, 3, 6, 6, generator=generator)
         ref = F.interpolate(low, size=(side, side), mode="bicubic", align_corners=False)[0].clamp(0, 1)
         ref = (ref + 0.1 * torch.randn(3, side, side, generator=generator)).clamp(0, 1)
-        save(root / f"r{scene}.png", ref)
+        save(root / f"r{content}.png", ref)
         for level in (1, 2, 3):
-            # So plain that a tiny network learns them within seconds.
+            # So simple that a tiny network learns them within seconds.
             dark, tinted = ref * (1 - 0.25 * level), ref * torch.tensor([1 - 0.3 * level, 1.0, 1.0]).view(3, 1, 1)
             for kind, image in (("dark", dark), ("tint", tinted)):
-                name = f"r{scene}_{kind}_{level}.png"
+                name = f"r{content}_{kind}_{level}.png"
                 save(root / name, image)
-                rows.append((f"r{scene}.png", name, 5 - level - (0.5 if kind == "dark" else 0), kind))
+                rows.append((f"r{content}.png", name, 5 - level - (0.5 if kind == "dark" else 0), kind))
     with (root / "labels.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("ref", "dist", "score", "distortion"))

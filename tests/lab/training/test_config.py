@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.lab.training.config import read_config
+from sr_perceptual_loss.lab.training.network import build_critic
 
 MINIMAL = {"out": "run", "critic": {"name": "rqi_topiq"}, "data": {"dataset": "kadid10k", "root": "/data"}}
+EXAMPLES = sorted((Path(__file__).parents[3] / "examples" / "critics").glob("*.yml"))
 
 
 def read(tmp_path, content, *overrides):
@@ -22,6 +26,7 @@ def test_defaults_are_those_of_the_rqi_supplement(tmp_path):
     assert (config.scheme, config.objective.loss, config.objective.delta) == ("rqi", "huber", 1.0)
     assert (config.optimizer.type, config.optimizer.lr, config.optimizer.weight_decay) == ("adam", 1e-4, 1e-5)
     assert config.input.crop == "input" and config.pairs.pristine is None and not config.pairs.same_distortion
+    assert config.select == "srcc_mean" and read(tmp_path, MINIMAL, "scheme=mos").select == "srcc"
 
 
 def test_numbers_that_yaml_leaves_as_text_and_overrides(tmp_path):
@@ -34,32 +39,46 @@ def test_numbers_that_yaml_leaves_as_text_and_overrides(tmp_path):
 
 
 def test_what_is_written_reads_back_the_same(tmp_path):
-    config = read(tmp_path, MINIMAL, "critic.config.layers=[1, 1, 1, 1]", "schedule.t_max=50")
+    config = read(tmp_path, MINIMAL, "critic.config.layers=[1, 1, 1, 1]", "schedule.t_max=50", "data.root=~/data")
     again = read(tmp_path, config.as_dict())
     assert again == config and again.critic.config == {"layers": [1, 1, 1, 1]}
+    assert again.data.root == Path.home() / "data"
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples(path):
+    config = read_config(path)
+    assert config.critic.name == path.stem.removeprefix("tiny_")
+    if path.stem.startswith("tiny_"):
+        assert sum(p.numel() for p in build_critic(config.critic, seed=0).parameters()) < 2e6
 
 
 @pytest.mark.fault(75)
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("objectiv.loss=l1", ["objectiv", "Did you mean 'objective'"]),
-        ("objective.los=l1", ["objective: unknown key 'los'", "'loss'"]),
-        ("objective.loss=l3", ["objective.loss", "l3"]),
-        ("batch=0", ["batch", ">= 1"]),
-        ("batch=many", ["batch", "many"]),
-        ("batch=true", ["batch: got True", "whole number"]),
-        ("batch=null", ["batch: got None"]),
+        ("objectiv.loss=l1", ["'objectiv'", "'objective'"]),
+        ("objective.los=l1", ["objective:", "'los'", "'loss'"]),
+        ("objective.loss=l3", ["objective.loss", "'l3'", "'l2'"]),
+        ("input.crop=inputs", ["input.crop", "'input'"]),
+        ("batch=0", ["batch", ">= 1", "0"]),
+        ("batch=many", ["batch", "int", "many"]),
+        ("batch=true", ["batch", "int", "True"]),
+        ("batch=null", ["batch", "None"]),
         ("optimizer.lr=-1", ["optimizer.lr", "-1"]),
-        ("data.root=[1]", ["data.root", "a path"]),
-        ("critic.config=3", ["critic.config", "a section"]),
-        ("pairs=3", ["pairs: got 3", "section"]),
-        ("pairs.same_distortion=1", ["pairs.same_distortion", "true or false"]),
+        ("optimizer.lr=.nan", ["optimizer.lr", "nan"]),
+        ("optimizer.lr=.inf", ["optimizer.lr", "inf"]),
+        ("data.root=[1]", ["data.root", "path"]),
+        ("critic.config=3", ["critic.config", "3"]),
+        ("critic.freeze=[1]", ["critic.freeze[0]", "str"]),
+        ("pairs=3", ["pairs", "3"]),
+        ("pairs.same_distortion=maybe", ["pairs.same_distortion", "bool"]),
         ("epochs", ["--set", "section.key=value"]),
-        ("epochs.x=1", ["'epochs' is a value"]),
+        ("epochs.x=1", ["--set", "'epochs'"]),
+        ("epochs=[1", ["--set", "YAML"]),
     ],
 )
-def test_faults_name_key_and_cure(tmp_path, override, words):
+def test_faults_name_the_key_and_what_is_expected(tmp_path, override, words):
     content = {**MINIMAL, "epochs": 2}
     with pytest.raises(InputError) as error:
         read(tmp_path, content, override)
@@ -67,36 +86,28 @@ def test_faults_name_key_and_cure(tmp_path, override, words):
 
 
 def test_missing_keys_and_files(tmp_path):
-    with pytest.raises(InputError, match=r"data\.root: is missing"):
+    with pytest.raises(InputError, match=r"data\.root"):
         read(tmp_path, {**MINIMAL, "data": {"dataset": "kadid10k"}})
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"none\.yml"):
         read_config(tmp_path / "none.yml")
-    with pytest.raises(InputError, match="no valid YAML"):
-        read(tmp_path, "a: [")
-    with pytest.raises(InputError, match="expected sections"):
-        read(tmp_path, "- 1")
 
 
-def test_combinations_that_cannot_be(tmp_path):
-    with pytest.raises(InputError, match="belongs to scheme 'rqi'"):
+def test_combinations_that_do_not_fit(tmp_path):
+    with pytest.raises(InputError, match="pairs"):
         read(tmp_path, MINIMAL, "scheme=mos", "pairs.same_distortion=true")
-    with pytest.raises(InputError, match="brings its own constructor arguments"):
+    with pytest.raises(InputError, match=r"critic\.config"):
         read(tmp_path, MINIMAL, "critic.weights=a.safetensors", "critic.config.dim=8")
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [(b"\xff\xfe", "no text in UTF-8"), (b"epochs: 2001-99-99", "no valid YAML"), (b"[" * 5000, "no valid YAML")],
-)
-def test_files_that_yaml_stumbles_over(tmp_path, content, words):
-    """Found by the fuzzers."""
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"\xff\xfe\x00\xd8", b"epochs: 2001-99-99", b"[" * 5000, b"- 1", b""])
+def test_files_that_are_no_training_file(tmp_path, content):
     (tmp_path / "x.yml").write_bytes(content)
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=r"x\.yml"):
         read_config(tmp_path / "x.yml")
 
 
 def test_keys_that_are_no_text_and_numbers_beyond_floats(tmp_path):
-    with pytest.raises(InputError, match="unknown key '3'"):
+    with pytest.raises(InputError, match="3"):
         read(tmp_path, {**MINIMAL, 3: 4})
-    with pytest.raises(InputError, match=r"optimizer\.lr: got a whole number that is too large"):
+    with pytest.raises(InputError, match=r"optimizer\.lr"):
         read(tmp_path, {**MINIMAL, "optimizer": {"lr": 10**400}})

@@ -1,4 +1,4 @@
-"""kill -9 while a critic is trained: no half state, no lost best weights, the same losses afterwards."""
+"""kill -9 while a critic is trained: no half-written state, no lost best weights, the same losses afterwards."""
 
 from __future__ import annotations
 
@@ -20,18 +20,16 @@ import pytest
 import torch
 import yaml
 
-from sr_perceptual_loss.lab.training import checkpoints, loop
-from sr_perceptual_loss.lab.training.checkpoints import newest, read_progress
-from sr_perceptual_loss.lab.training.history import History
+from sr_perceptual_loss.lab.training import loop, run_folder
 from sr_perceptual_loss.lab.training.loop import train
-from sr_perceptual_loss.weights import disk
-from sr_perceptual_loss.weights.container import read
+from sr_perceptual_loss.lab.training.run_folder import History, newest_state, read_progress
+from sr_perceptual_loss.weights.file import read
 
 SRPL = str(Path(sys.executable).with_name("srpl"))
 
 
 def entries(out):
-    return {(e["step"], "loss" in e): e for e in History(out / "history.jsonl", active=False).entries()}
+    return {(e["step"], "loss" in e): e for e in History(out / "history.jsonl").entries()}
 
 
 def check_whole(out):
@@ -39,7 +37,7 @@ def check_whole(out):
     for path in out.rglob("*.safetensors"):
         if not path.name.startswith(".") and not path.parent.name.startswith("."):
             read(path)
-    state = newest(out)
+    state = newest_state(out)
     if state is None:
         return 0
     progress = read_progress(state)
@@ -59,8 +57,8 @@ def _at_a_step(here):
 
 
 def _writing_the_state(here):
-    real = checkpoints._flush
-    checkpoints._flush = lambda folder: (here(), real(folder))[1]
+    real = run_folder._flush
+    run_folder._flush = lambda folder: (here(), real(folder))[1]
 
 
 def _removing_old_states(here):
@@ -71,7 +69,7 @@ def _removing_old_states(here):
             here(next(p for p in Path(path).iterdir() if p.is_file()).unlink)
         return real(path, *args, **options)
 
-    checkpoints.shutil.rmtree = remove
+    run_folder.shutil.rmtree = remove
 
 
 def _writing_the_best_weights(here):
@@ -82,7 +80,7 @@ def _writing_the_best_weights(here):
             here(lambda: os.truncate(number, 100))
         real(number)
 
-    disk.os.fsync = sync
+    os.fsync = sync
 
 
 def _writing_the_history(here):
@@ -121,7 +119,7 @@ def die_at(point, count):
 def killed(config, point, count):
     torch.set_num_threads(1)
     die_at(point, count)
-    train(config, resume=True, talk=False)
+    train(config, resume=True, verbose=False)
 
 
 @pytest.mark.parametrize(
@@ -143,14 +141,13 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(settings, tmp_path
     child.join(240)
     assert child.exitcode == -signal.SIGKILL
     check_whole(config.out)
-    result = train(config, resume=True, talk=False)
+    result = train(config, resume=True, verbose=False)
     assert entries(config.out) == entries(whole.out)
-    assert check_whole(config.out) == result.steps
+    assert check_whole(config.out) == result.step
     one, other = (read(out / "best.safetensors") for out in (whole.out, config.out))
     assert one.metadata["srpl.training"] == other.metadata["srpl.training"]
     assert all(torch.equal(one.state[key], other.state[key]) for key in one.state)
-    left = {path.name for path in config.out.rglob("*") if "tmp" in path.name}
-    assert left == set()
+    assert {path.name for path in config.out.rglob("*") if "tmp" in path.name} == set()
 
 
 SECTIONS = {"checkpoint": {"every": 4}, "schedule": {"type": "cosine", "t_max": 5}}
@@ -162,7 +159,7 @@ def whole(settings, tmp_path_factory):
     """The uninterrupted run, made once."""
     if "config" not in _WHOLE:
         config = settings(f"out={tmp_path_factory.mktemp('whole')}/run", **SECTIONS)
-        train(config, talk=False)
+        train(config, verbose=False)
         _WHOLE["config"] = config
     return _WHOLE["config"]
 
@@ -179,20 +176,20 @@ def start_and_kill(command, after, pause):
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    told = []
-    reader = threading.Thread(target=lambda: told.append(process.stderr.read()))
+    messages = []
+    reader = threading.Thread(target=lambda: messages.append(process.stderr.read()))
     reader.start()
     path = Path(re.search(r"out=(\S+)", " ".join(command))[1]) / "history.jsonl"
     until = time.monotonic() + 240
     while time.monotonic() < until and process.poll() is None:
-        if any(e["step"] >= after for e in History(path, active=False).entries()):
+        if any(e["step"] >= after for e in History(path).entries()):
             time.sleep(pause)
             break
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait(30)
     reader.join(30)
-    assert process.returncode == -signal.SIGKILL, told
+    assert process.returncode == -signal.SIGKILL, messages
 
 
 @pytest.mark.slow

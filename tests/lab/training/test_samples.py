@@ -8,19 +8,20 @@ import torch
 from PIL import Image
 
 from sr_perceptual_loss.errors import InputError
-from sr_perceptual_loss.lab.training.pairs import Comparison, Draws
+from sr_perceptual_loss.lab.training.config import InputConfig
+from sr_perceptual_loss.lab.training.pairs import TrainingPair
 from sr_perceptual_loss.lab.training.samples import Samples, aligned_crop, collate, resize
 
 
-class Fixed(Draws):
+class Fixed:
     def __init__(self, *items):
         self.items = items
 
     def __len__(self):
         return len(self.items)
 
-    def draw(self, epoch, index):
-        return Comparison(*self.items[index], 0.25)
+    def pair(self, epoch, index):
+        return TrainingPair(*self.items[index], 0.25)
 
 
 def coordinates(height, width, offset=0.0):
@@ -68,28 +69,28 @@ def write(path, height, width):
     return path
 
 
-def samples(*items, side, exact=True, resize_to=None):
-    return Samples(Fixed(*items), seed=0, side=side, exact=exact, resize_to=resize_to, flip="none")
+def samples(*items, side, exact=True, **options):
+    return Samples(Fixed(*items), InputConfig(flip="none", **options), seed=0, side=side, exact=exact)
 
 
 def test_values_are_those_of_the_file_and_epochs_differ(tmp_path):
     path = write(tmp_path / "a.png", 24, 24)
     one = samples((path, path), side=16)
-    judged, reference, label, number = one[0]
-    assert torch.equal(judged, reference) and (label, number) == (0.25, 0)
-    assert set((judged * 255).round().byte().flatten().tolist()) <= set(np.asarray(Image.open(path)).flatten().tolist())
+    image, reference, label, number = one[0]
+    assert torch.equal(image, reference) and (label, number) == (0.25, 0)
+    assert set((image * 255).round().byte().flatten().tolist()) <= set(np.asarray(Image.open(path)).flatten().tolist())
     one.choose_epoch(1)
-    assert not torch.equal(one[0][0], judged)
+    assert not torch.equal(one[0][0], image)
     one.choose_epoch(0)
-    assert torch.equal(one[0][0], judged)
+    assert torch.equal(one[0][0], image)
 
 
 def test_small_images(tmp_path):
     path = write(tmp_path / "small.png", 20, 24)
-    with pytest.raises(InputError, match=r"small\.png: 24x20 pixels.*critic's input 32.*input\.resize"):
+    with pytest.raises(InputError, match=r"small\.png: 24x20.*32.*input\.resize"):
         samples((path, path), side=32)[0]
     assert samples((path, path), side=32, exact=False)[0][0].shape == (3, 20, 20)
-    assert samples((path, path), side=32, resize_to=32)[0][0].shape == (3, 32, 32)
+    assert samples((path, path), side=32, resize=32)[0][0].shape == (3, 32, 32)
 
 
 def test_sizes_that_differ(tmp_path):
@@ -97,14 +98,14 @@ def test_sizes_that_differ(tmp_path):
     with pytest.raises(InputError, match="24x20 and 24x24"):
         samples((a, b), side=16)[0]
     whole = samples((a, a), (b, b), side=None)
-    with pytest.raises(InputError, match=r"different sizes in one batch.*input\.crop"):
+    with pytest.raises(InputError, match=r"input\.crop"):
         collate([whole[0], whole[1]])
 
 
 def test_collate_keeps_the_order(tmp_path):
     path = write(tmp_path / "a.png", 24, 24)
     batch = collate([samples((path, path), (path, path), side=16)[i] for i in (1, 0)])
-    assert batch.judged.shape == (2, 3, 16, 16) and batch.number.tolist() == [1, 0]
+    assert batch.image.shape == (2, 3, 16, 16) and batch.pair_index.tolist() == [1, 0]
     assert batch.label.tolist() == [0.25, 0.25] and batch.label.dtype == torch.float32
 
 
@@ -116,8 +117,7 @@ def test_resize_keeps_a_constant_and_the_mean():
 
 def test_cached_images_are_the_same_and_the_limit_holds(tmp_path):
     a, b = write(tmp_path / "a.png", 32, 32), write(tmp_path / "b.png", 40, 40)
-    plain = samples((a, a), (b, b), side=16)
-    cached = Samples(plain.draws, seed=0, side=16, exact=True, resize_to=None, flip="none", cache=4 / 1024)
+    plain, cached = (samples((a, a), (b, b), side=16, cache=cache) for cache in (0, 4 / 1024))
     expected = [plain[i][0] for i in (0, 1)]
     assert all(torch.equal(cached[i][0], expected[i]) for i in (0, 1, 0, 1))
     a.unlink(), b.unlink()

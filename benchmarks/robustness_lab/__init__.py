@@ -1,1 +1,0 @@
-"""Modules of the benchmark scripts beside this folder."""

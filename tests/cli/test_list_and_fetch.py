@@ -1,0 +1,69 @@
+"""srpl list and fetch: what they print, where the file is put."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+def test_list_text(srpl, small):
+    text = srpl("list").stdout
+    assert "haarpsi\n  paper    Reisenhofer et al." in text
+    assert "  sizes    sides >= 16\n  scores   0 to 1, absolute; higher is better\n  weights  none needed" in text
+    assert "small\n  paper    Nobody, 2026\n  sizes    exactly 8x8\n  scores   -1 to 0, relative to the ref" in text
+    assert "weights  official: not on this machine (srpl fetch small)" in text
+    assert "licence: MIT; commercial use: not stated" in text
+    assert "trained on: PIPAL; 1 MB" in text
+    assert "none published" in text and "note" not in text
+
+
+def test_list_json_knows_what_is_here(srpl, small, tmp_path, hub):
+    def entry():
+        critics = {c["name"]: c for c in json.loads(srpl("list", "--json").stdout)}
+        assert {"efficient_pban", "haarpsi", "rqi_maniqa"} <= set(critics)
+        assert critics["haarpsi"]["weights"] == []
+        assert critics["haarpsi"]["needs_weights"] is False
+        assert critics["small"]["score_range"] == [-1.0, 0.0]
+        assert critics["small"]["relative"] is True
+        return critics["small"]["weights"][0]
+
+    assert entry()["on_this_machine"] is False
+    assert entry()["url"] == "https://huggingface.co/someone/small/resolve/main/small_weights.pt"
+    path = srpl("fetch", "small").stdout.strip()
+    assert entry()["on_this_machine"] is True
+    assert entry()["path"] == path == str(tmp_path / "store" / "weights" / "small-official.safetensors")
+
+
+def test_list_of_one_has_its_notes(srpl):
+    text = srpl("list", "texture_stats").stdout
+    assert text.startswith("texture_stats\n") and "efficient_pban" not in text
+    assert "  note     " in text and max(map(len, text.splitlines())) <= 130
+
+
+def test_fetch_prints_the_path_on_stdout_and_messages_on_stderr(srpl, small, hub, tmp_path):
+    result = srpl("fetch", "small", "--weights", "official")
+    assert result.exit_code == 0
+    assert result.stdout == f"{tmp_path / 'store' / 'weights' / 'small-official.safetensors'}\n"
+    assert "https://huggingface.co/someone/small" in result.stderr
+    assert "licence: MIT" in result.stderr
+    again = srpl("fetch", "small")
+    assert again.stdout == result.stdout
+    assert again.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(("small", "--weights", "best"), "official"), (("efficient_pban",), "published")],
+)
+def test_fetch_of_what_is_not_published(srpl, small, arguments, words):
+    result = srpl("fetch", *arguments)
+    assert result.exit_code == 2 and words in result.stderr
+
+
+def test_offline_fetch_names_the_way_by_hand(srpl, small, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    result = srpl("fetch", "small")
+    assert result.exit_code == 2
+    assert "HF_HUB_OFFLINE" in result.stderr
+    assert "srpl convert small_weights.pt --critic small" in result.stderr

@@ -1,0 +1,216 @@
+"""The adapter base: what all hosts rely on. Each host's own contract is tested in its own file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from pairs import make_pair
+
+from sr_perceptual_loss import CriticLoss, InputError, SSIMLoss, create_critic, list_critics
+from sr_perceptual_loss.critics.whole_image import score_whole_image
+from sr_perceptual_loss.errors import InstallError
+from sr_perceptual_loss.integrations import host
+
+from .host_standins import Registry
+
+
+class PlainLoss(host.HostLoss):
+    how_to_step = "Use the model that tells it."
+
+
+class SignedLoss(host.HostLoss):
+    value_range = (-1.0, 1.0)
+
+
+@pytest.fixture
+def registry():
+    registry = Registry()
+    host.register_under(registry, host.loss_classes(PlainLoss))
+    return registry
+
+
+def build(registry, kind, **options):
+    return registry.build({"type": kind, **options})
+
+
+@pytest.mark.fault(68)
+def test_all_losses_and_one_per_critic_are_registered_once(registry):
+    names = host.register_under(registry, host.loss_classes(PlainLoss))
+    assert {"CriticLoss", "RQILoss", "EfficientPBANLoss", "SSIMLoss", "SSIMPerceptualRatioLoss"} <= set(names)
+    assert {f"{critic}Loss" for critic in list_critics()} <= set(names)
+    assert set(names) == set(registry.map)
+
+
+@pytest.mark.fault(68)
+def test_a_name_of_the_host_is_left_to_it(caplog):
+    registry, theirs = Registry(), type("SSIMLoss", (), {"__module__": "theirs.losses"})
+    registry.register(theirs)
+    for _ in range(2):
+        names = host.register_under(registry, host.loss_classes(PlainLoss))
+        assert registry.get("SSIMLoss") is theirs and "SRPLSSIMLoss" in names
+    assert caplog.text.count("registered as SRPLSSIMLoss") == 1
+
+
+def test_keys_are_those_of_the_loss(registry):
+    assert build(registry, "haarpsiLoss", loss_weight="5e-1").loss.loss_weight == 0.5
+    with pytest.raises(InputError, match=r"haarpsiLoss.*'loss_wieght'.*'loss_weight'"):
+        build(registry, "haarpsiLoss", loss_wieght=1.0)
+    with pytest.raises(InputError, match="unknown key 'critic'"):
+        build(registry, "haarpsiLoss", critic="efficient_pban")
+    with pytest.raises(InputError, match=r"(?s)critic.*haarpsi"):
+        build(registry, "CriticLoss")
+    with pytest.raises(InputError, match=r"SSIMPerceptualRatioLoss: `critic`"):
+        build(registry, "SSIMPerceptualRatioLoss")
+
+
+@pytest.mark.parametrize("kind", ["SSIMLoss", "haarpsiLoss"])
+def test_autocast_layout_and_default_device_change_nothing(registry, kind):
+    sr, hr = make_pair(2, 48, 48)
+    plain = {"SSIMLoss": SSIMLoss, "haarpsiLoss": lambda: CriticLoss("haarpsi")}[kind]()
+    leaf = sr.clone().requires_grad_()
+    expected = plain(leaf, hr)
+    expected.backward()
+    other = sr.to(memory_format=torch.channels_last).requires_grad_()
+    torch.set_default_device("meta")  # as neosr's "cuda": what is made without a device lands elsewhere
+    try:
+        loss = build(registry, kind)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            value = loss(other, hr.to(memory_format=torch.channels_last))
+        value.backward()
+    finally:
+        torch.set_default_device(None)
+    assert value.dtype == torch.float32 and value.shape == ()
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(other.grad, leaf.grad)
+    assert float(leaf.grad.abs().max()) > 0
+
+
+def test_random_crops_survive_another_default_device(registry):
+    sr, hr = make_pair(2, 48, 48)
+    torch.set_default_device("meta")
+    try:
+        loss = build(registry, "haarpsiLoss", crops={"size": 32, "count": 2})
+        loss.step(7)
+        first, second = loss(sr, hr), loss(sr, hr)
+    finally:
+        torch.set_default_device(None)
+    alone = CriticLoss("haarpsi", crops={"size": 32, "count": 2})
+    alone.step(7)
+    assert float(first) == float(second) == pytest.approx(float(alone(sr, hr)))
+
+
+@pytest.mark.parametrize("kind", ["SSIMLoss", "haarpsiLoss", "SSIMPerceptualRatioLoss"])
+def test_target_made_in_inference_mode(registry, kind):
+    sr, hr = make_pair()
+    with torch.inference_mode():
+        teacher = hr + 0
+    leaf = sr.clone().requires_grad_()
+    build(registry, kind, **({"critic": "haarpsi"} if "Ratio" in kind else {}))(leaf, teacher).backward()
+    assert float(leaf.grad.abs().max()) > 0
+
+
+@pytest.mark.fault(22)
+def test_overflow_of_a_scaled_fp16_gradient_is_left_to_the_scaler(registry):
+    sr, hr = make_pair()
+    leaf = sr.half().requires_grad_()
+    (build(registry, "haarpsiLoss")(leaf, hr.half()) * 2.0**30).backward()
+    assert torch.isinf(leaf.grad).any()
+
+
+def test_schedule_without_an_iteration_names_the_cure(registry):
+    sr, hr = make_pair()
+    loss = build(registry, "haarpsiLoss", schedule={"start": 3})
+    with pytest.raises(InputError, match=r"iteration.*Use the model that tells it"):
+        loss(sr, hr)
+    loss.step(2)
+    assert float(loss(sr, hr)) == 0
+    loss.step(3)
+    assert float(loss(sr, hr)) < 0
+
+
+def test_images_in_another_range_are_mapped():
+    sr, hr = make_pair(2, 48, 48)
+    loss = host.loss_classes(SignedLoss)["haarpsiLoss"]()
+    leaf = (sr * 2 - 1).requires_grad_()
+    value = loss(leaf, hr * 2 - 1)
+    torch.testing.assert_close(value, CriticLoss("haarpsi")(sr, hr))
+    value.backward()
+    plain = sr.clone().requires_grad_()
+    CriticLoss("haarpsi")(plain, hr).backward()
+    torch.testing.assert_close(leaf.grad, plain.grad / 2, rtol=1e-4, atol=1e-7)
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+
+def as_bytes(image, channels="rgb"):
+    array = (image[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    return np.ascontiguousarray(array if channels == "rgb" else array[:, :, ::-1])
+
+
+def pair(height=64, width=72):
+    return tuple((x * 255).round() / 255 for x in make_pair(1, height, width))
+
+
+@pytest.mark.fault(70)
+@pytest.mark.parametrize("channels", ["rgb", "bgr"])
+def test_metric_equals_the_float_path(channels):
+    sr, hr = pair()
+    metric = host.critic_metrics(channels)["calculate_haarpsi"]
+    expected = create_critic("haarpsi").score(sr[..., 4:-4, 4:-4], hr[..., 4:-4, 4:-4]).item()
+    with torch.inference_mode():  # as neosr validates
+        value = metric(img=as_bytes(sr, channels), img2=as_bytes(hr, channels), crop_border=4, better="higher")
+    assert isinstance(value, float) and value == pytest.approx(expected, abs=1e-6)
+    other = "bgr" if channels == "rgb" else "rgb"
+    swapped = metric(as_bytes(sr, other), as_bytes(hr, other), crop_border=4, device=torch.device("cpu"))
+    assert abs(swapped - expected) > 1e-4
+
+
+def test_critics_of_fixed_size_score_the_covering_crops():
+    sr, hr = pair(80, 100)
+    value = host.critic_metrics("rgb")["calculate_tiny_rqi_maniqa"](as_bytes(sr), as_bytes(hr), weights=None)
+    frozen = host._critic("tiny_rqi_maniqa", None, "cpu")
+    assert frozen.critic.input_size.fixed is not None
+    assert value == pytest.approx(score_whole_image(frozen, sr[0], hr[0], "x"), abs=1e-6)
+
+
+def test_a_metric_builds_its_critic_once_per_process(monkeypatch):
+    built, real = [], host.FrozenCritic
+    monkeypatch.setattr(host, "FrozenCritic", lambda *a, **k: built.append(a) or real(*a, **k))
+    host._critic.cache_clear()
+    image = as_bytes(pair()[0])
+    for _ in range(3):
+        assert host.critic_metrics("rgb")["calculate_haarpsi"](image, image) == pytest.approx(1.0, abs=1e-5)
+    assert len(built) == 1
+
+
+def test_gray_images_are_repeated():
+    gray = [as_bytes(x)[:, :, 0] for x in pair()]
+    three = [np.repeat(g[:, :, None], 3, axis=2) for g in gray]
+    metric = host.critic_metrics("bgr")["calculate_haarpsi"]
+    assert metric(*gray) == metric(*three)
+
+
+def test_bad_metrics():
+    image, metric = as_bytes(pair()[0]), host.critic_metrics("rgb")["calculate_haarpsi"]
+    with pytest.raises(InputError, match="img2 is missing"):
+        metric(image)
+    with pytest.raises(InputError, match="img: got dtype float64"):
+        metric(image / 255, image)
+    with pytest.raises(InputError, match="differ in size"):
+        metric(image, image[:-1])
+    with pytest.raises(InputError, match="better: got 'lower'"):
+        metric(image, image, better="lower")
+    with pytest.raises(TypeError, match="crop_boarder"):
+        metric(image, image, crop_boarder=4)
+
+
+@pytest.mark.fault(69)
+@pytest.mark.parametrize("name", ["neosr", "trainner"])
+def test_runner_outside_of_a_clone(tmp_path, monkeypatch, name):
+    from importlib import import_module
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InstallError, match="clone of"):
+        import_module(f"sr_perceptual_loss.integrations.{name}").main()

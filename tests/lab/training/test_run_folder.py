@@ -1,0 +1,67 @@
+"""A state on disk is complete or not there; the history ends where the state does."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sr_perceptual_loss.errors import InputError
+from sr_perceptual_loss.lab.training.run_folder import History, Progress, newest_state, read_progress, save_state
+
+
+def write(out, step, content="x", fail=False):
+    def write_content(folder):
+        (folder / "state").write_text(content)
+        if fail:
+            raise KeyboardInterrupt
+
+    save_state(out, Progress(step=step, best=0.5), write_content, main=True, wait=lambda: None)
+
+
+def test_the_newest_state_wins_and_older_ones_are_removed(tmp_path):
+    assert newest_state(tmp_path) is None
+    write(tmp_path, 5)
+    write(tmp_path, 100)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step_00000100"]
+    assert read_progress(newest_state(tmp_path)) == Progress(step=100, best=0.5)
+
+
+def test_an_interrupted_write_leaves_the_state_before(tmp_path):
+    write(tmp_path, 5, "old")
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, 6, "half", fail=True)
+    assert newest_state(tmp_path).name == "step_00000005" and (newest_state(tmp_path) / "state").read_text() == "old"
+    for content in ("whole", "again"):  # a state may be written twice
+        write(tmp_path, 6, content)
+        assert (newest_state(tmp_path) / "state").read_text() == content
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
+def test_steps_are_compared_as_numbers(tmp_path):
+    for step in (99_999_999, 100_000_000):
+        (tmp_path / "checkpoints" / f"step_{step:08d}").mkdir(parents=True)
+    assert newest_state(tmp_path).name == "step_100000000"
+
+
+def test_a_folder_that_is_no_state_is_named(tmp_path):
+    folder = tmp_path / "checkpoints" / "step_00000001"
+    folder.mkdir(parents=True)
+    with pytest.raises(InputError, match="step_00000001"):
+        read_progress(folder)
+    (folder / "progress.json").write_text(json.dumps({"stepp": 1}))
+    with pytest.raises(InputError, match="stepp"):
+        read_progress(folder)
+
+
+def test_history_is_cut_back_and_survives_a_torn_line(tmp_path):
+    history = History(tmp_path / "history.jsonl")
+    history.cut_back(0)
+    for step in (1, 2, 3):
+        history.add(step, {"loss": step / 2})
+    with history.path.open("a") as file:
+        file.write('{"step": 4, "lo')
+    assert [e["step"] for e in history.entries()] == [1, 2, 3]
+    history.cut_back(2)
+    assert history.entries() == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 1.0}]
+    assert history.path.read_text().count("\n") == 2
