@@ -4,8 +4,8 @@ r"""What happens to images when a critic is optimised: attacks on pixels, and th
         --rated ../shared/data/kadid_i01 ../shared/data/tid2013_i01 --critics haarpsi texture_stats
 
 Each critic is compared with the L1 control, trained for the same number of steps on the same crops. Prints one table of
-attacks, one of fine-tunes (means over the seeds) and the gates, and writes runs/robustness/summary.json and one
-image of each trial. Finished parts are kept, so an interrupted run continues, and runs with other critics, heads or seeds
+attacks, one of fine-tunes (means over the seeds) and the gates. Writes runs/robustness/summary.json and one image of
+each trial. Finished parts are kept, so an interrupted run continues, and runs with other critics, heads or seeds
 share them. About 2 minutes of one core per critic, head and seed, 2 per head and seed for the pixel stage.
 
 How strongly a network of 60 thousand parameters shows one grid frequency differs from seed to seed, and for one seed

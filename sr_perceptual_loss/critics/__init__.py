@@ -1,6 +1,6 @@
 """Critics: image pair in, one score per pair out. One file or folder per critic; importing this registers them all."""
 
-from sr_perceptual_loss.critics import efficient_pban, gms, haarpsi, rqi_ahiq, rqi_maniqa, rqi_topiq, texture_stats
+from sr_perceptual_loss.critics import efficient_pban, haarpsi, rqi_ahiq, rqi_maniqa, rqi_topiq, texture_stats
 from sr_perceptual_loss.critics.base import Critic, CriticCard, SizeRule
 from sr_perceptual_loss.critics.registry import create_critic, get_card, list_critics, register_critic
 

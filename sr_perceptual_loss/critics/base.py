@@ -157,13 +157,13 @@ class Critic(nn.Module, ABC):
 
     @staticmethod
     def remap_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Published key layout -> ours; the argument is not modified.
+        """Published key layout -> ours.
 
         Args:
-            state: unwrapped state dict of a published checkpoint.
+            state: unwrapped state dict of a published checkpoint; not modified.
 
         Returns:
-            A new dict in the layout of ``state_dict()`` without the ``aliases``.
+            A new dict in the layout of ``state_dict()``.
         """
         return dict(state)
 

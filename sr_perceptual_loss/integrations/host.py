@@ -105,14 +105,11 @@ class HostLoss(nn.Module):
         self.loss.step(iteration)
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """The loss of a batch.
+        """The loss of a batch, a 0-d tensor in float32 or wider.
 
         Args:
             output: (N, 3, H, W) RGB in ``value_range``, any floating dtype and memory layout.
             target: (N, 3, H, W), same region.
-
-        Returns:
-            0-d tensor, float32 or wider.
 
         Raises:
             InputError: a schedule without an iteration; or the pair is not what the loss takes.
@@ -122,12 +119,17 @@ class HostLoss(nn.Module):
             raise InputError(
                 f"{self.loss.label}: it has a schedule, but was never told the iteration. {self.how_to_step}"
             )
-        low, high = self.value_range
-        if (low, high) != (0.0, 1.0):
-            dtype = torch.promote_types(output.dtype, torch.float32)
-            output, target = ((image.to(dtype) - low) / (high - low) for image in (output, target))
+        if self.value_range != (0.0, 1.0):
+            output, target = self._to_unit_range(output), self._to_unit_range(target)
         with _cpu_as_default():
             return self.loss(output, target)
+
+    def _to_unit_range(self, image: Tensor) -> Tensor:
+        """What is no image is left to the loss, whose error names it."""
+        if not isinstance(image, Tensor) or not image.is_floating_point():
+            return image
+        low, high = self.value_range
+        return (image.to(torch.promote_types(image.dtype, torch.float32)) - low) / (high - low)
 
 
 def _cpu_as_default() -> contextlib.AbstractContextManager[Any]:
@@ -138,7 +140,8 @@ def _cpu_as_default() -> contextlib.AbstractContextManager[Any]:
 class IterationMixin:
     """Mixin over a trainer's model class: sets the iteration of our losses before a step, logs their scores after it.
 
-    A host overrides :meth:`host_losses` and, where it needs to, the other two.
+    A host overrides :meth:`host_losses` and, where it needs to, :meth:`iteration_of` and :meth:`log_score`. Where the
+    step of the trainer has another name, its override calls :meth:`set_iteration` before and :meth:`log_scores` after.
     """
 
     log_dict: dict[str, Any]
@@ -155,15 +158,22 @@ class IterationMixin:
         """Put the mean score of the batch into the host's log."""
         self.log_dict[f"score_{name}"] = score
 
-    def optimize_parameters(self, current_iter: int, *others: Any) -> None:
-        """One step of the host."""
-        losses = self.host_losses()
-        for loss in losses.values():
-            loss.step(self.iteration_of(current_iter, *others))
-        super().optimize_parameters(current_iter, *others)  # type: ignore[misc]
-        for name, loss in losses.items():
+    def set_iteration(self, iteration: int) -> None:
+        """Give all our losses the number of the coming optimizer step."""
+        for loss in self.host_losses().values():
+            loss.step(iteration)
+
+    def log_scores(self) -> None:
+        """Log the scores of the last calls; a device sync per loss."""
+        for name, loss in self.host_losses().items():
             if "score" in loss.terms:
                 self.log_score(name, float(loss.terms["score"]))
+
+    def optimize_parameters(self, current_iter: int, *others: Any) -> None:
+        """One step of the host."""
+        self.set_iteration(self.iteration_of(current_iter, *others))
+        super().optimize_parameters(current_iter, *others)  # type: ignore[misc]
+        self.log_scores()
 
 
 def loss_classes(base: type[HostLoss]) -> dict[str, type[HostLoss]]:

@@ -42,16 +42,8 @@ class SlotWithLosses(nn.Module):
     """The loss in one of KAIR's slots plus ours, as one tensor: stock(E, H) + sum of ours(E, H) / weight.
 
     The trainer multiplies the result by the slot's weight, so ours are divided by it: a ``loss_weight`` in the JSON
-    means the same whatever ``G_lossfn_weight`` is.
-
-    Args:
-        stock: KAIR's own loss in the slot.
-        losses: name -> loss.
-        weight: of the slot, > 0.
-        stock_name: of KAIR's loss in ``terms``.
-
-    Attributes:
-        terms: detached 0-d values, weighted as they enter the total: KAIR's own, then ``l_<name>``, ``score_<name>``.
+    means the same whatever ``G_lossfn_weight`` is. ``terms`` holds detached 0-d values, weighted as they enter the
+    total: KAIR's own as ``stock_name``, then ``l_<name>`` and ``score_<name>``.
     """
 
     def __init__(self, stock: nn.Module, losses: Mapping[str, HostLoss], weight: float, stock_name: str) -> None:

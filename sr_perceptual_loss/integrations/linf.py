@@ -124,7 +124,7 @@ class LINFPerceptual(nn.Module):
             (N, 3, H, W) in [0, 1].
 
         Raises:
-            InputError: scattered pixels.
+            InputError: the points of the batch are no image.
         """
         pixels = "interpolate_coord" if self.patch else "coord"
         if pixels not in batch:

@@ -29,14 +29,7 @@ class TrainnerLoss(host.HostLoss):
     """A loss of ours in ``train.losses``: unweighted, since the trainer multiplies by ``loss_weight``.
 
     It returns one tensor and no dict: the value of a linear loss is minus a score, and the trainer drops parts of a
-    dict that are not > 0.
-
-    Args:
-        loss_weight: read by the trainer; >= 0.
-        options: the other arguments of the loss.
-
-    Raises:
-        InputError: a negative weight, which here would mean "compare with the bicubic LR".
+    dict that are not > 0. A negative ``loss_weight`` is an error.
     """
 
     how_to_step = "Start with `python -m sr_perceptual_loss.integrations.trainner -opt ...`, which tells it."

@@ -87,8 +87,8 @@ class _Chunk:
 class _Corners:
     """Samples of one chunk, all (P, K*4) for P pixels of all images and K taps.
 
-    ``index`` are rows of the mixed map, ordered (image, pixel, tap), ``beta`` their weights, zero outside the image, and
-    the slopes the derivatives of ``beta`` with respect to the position.
+    ``index``: rows of the mixed map, ordered (image, pixel, tap). ``beta``: their weights, zero outside the image. The
+    slopes are the derivatives of ``beta`` with respect to the position.
     """
 
     index: Tensor

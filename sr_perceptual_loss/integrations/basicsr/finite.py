@@ -32,7 +32,7 @@ class FiniteChecks:
 
     Attributes:
         names: of all losses that may be recorded; the same on every rank.
-        deferred: somebody calls :meth:`check` before the optimizer step. Without it, every gradient hook does.
+        deferred: the model calls :meth:`check` before the optimizer step. Without it, every gradient hook does.
         collective: the ranks agree in :meth:`check`; every rank has to call it equally often.
         device: where the process group works; needed for ``collective``.
         images: SR output and ground truth of the step, to name the cause.
@@ -73,11 +73,12 @@ class FiniteChecks:
             self._bad[name, "failed"] = torch.ones((), dtype=torch.bool, device=zero.device)
             return zero
 
-    def check(self, parameters: Iterable[tuple[str, nn.Parameter]] = ()) -> None:
+    def check(self, parameters: Iterable[tuple[str, nn.Parameter]] = (), *, collective: bool = True) -> None:
         """Read all flags since the last check: one device sync, and one collective call where ranks must agree.
 
         Args:
             parameters: (name, parameter) of the network that is about to step; their gradients are checked as well.
+            collective: False where only this rank may be calling.
 
         Raises:
             NonFiniteError: naming the losses and the ranks; the same on every rank.
@@ -88,9 +89,10 @@ class FiniteChecks:
             self.record(WEIGHTS, torch.nn.utils.get_total_norm([gradient for _, gradient in gradients]))
         bad, errors, images = self._bad, self._errors, self.images
         self._bad, self._errors, self.images = {}, {}, None
-        if not bad and not self.collective:
+        collective = collective and self.collective
+        if not bad and not collective:
             return
-        ranks = self._bad_ranks(bad)
+        ranks = self._bad_ranks(bad, collective)
         if errors:
             raise next(iter(errors.values()))
         problems = []
@@ -107,21 +109,21 @@ class FiniteChecks:
                 "optimizer step; lower the learning rate."
             )
 
-    def _bad_ranks(self, bad: dict[tuple[str, str], Tensor]) -> dict[tuple[str, str], list[int]]:
+    def _bad_ranks(self, bad: dict[tuple[str, str], Tensor], collective: bool) -> dict[tuple[str, str], list[int]]:
         """The ranks on which each flag is set."""
-        keys = [(name, kind) for name in self.names for kind in KINDS] + [(WEIGHTS, "value")]
+        keys = [*((name, kind) for name in self.names for kind in KINDS), (WEIGHTS, "value")]
         device = self.device or next(iter(bad.values())).device
-        none = torch.zeros((), dtype=torch.bool, device=device)
-        flags = torch.stack([bad.get(key, none).to(device) for key in keys]).float()
-        if self.collective:
+        false = torch.zeros((), dtype=torch.bool, device=device)
+        flags = torch.stack([bad.get(key, false).to(device) for key in keys]).float()
+        rank = torch.distributed.get_rank() if world_size() > 1 else 0
+        if collective:
             table = flags.new_zeros(world_size(), len(keys))
-            table[torch.distributed.get_rank()] = flags
+            table[rank] = flags
             torch.distributed.all_reduce(table)
-            rows = table.tolist()
+            rows = dict(enumerate(table.tolist()))
         else:
-            rows = [flags.tolist()]
-        here = [torch.distributed.get_rank()] if world_size() > 1 and not self.collective else range(len(rows))
-        return {key: [rank for rank, row in zip(here, rows, strict=True) if row[i]] for i, key in enumerate(keys)}
+            rows = {rank: flags.tolist()}
+        return {key: [rank for rank, row in rows.items() if row[i]] for i, key in enumerate(keys)}
 
 
 def _cause(images: tuple[Tensor, Tensor] | None) -> str:

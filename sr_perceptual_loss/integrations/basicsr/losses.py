@@ -65,6 +65,8 @@ def _build_entry(entry: object, where: str) -> tuple[nn.Module, bool]:
         raise InputError(f"{where}: got {entry!r}, expected a mapping with `type: <loss name>`.")
     if kind not in LOSS_REGISTRY and f"{kind}_basicsr" not in LOSS_REGISTRY:
         raise UnknownNameError(f"{where}: no loss '{kind}' is registered.{nearest(kind, LOSS_REGISTRY.keys())}")
+    if kind == "LossList":
+        raise InputError(f"{where}: a LossList inside of a list; put its entries into the list itself.")
     cls = LOSS_REGISTRY.get(kind)
     arguments = {key: value for key, value in entry.items() if key not in ("type", "name")}
     if inspect.isclass(cls) and issubclass(cls, HostLoss):
@@ -174,7 +176,7 @@ class LossList(nn.Module):
         return terms
 
     def _stateful(self) -> dict[str, nn.Module]:
-        """What has a state worth keeping; BasicSR's own losses have none (the VGG of PerceptualLoss would be 80 MB)."""
+        """What has a state worth saving; BasicSR's own losses have none (the VGG of PerceptualLoss would be 80 MB)."""
         parts: dict[str, nn.Module] = dict(self.pair_losses)
         if self.balancer is not None:
             parts["train.balance"] = self.balancer  # no name of an entry has a dot
@@ -185,11 +187,7 @@ class LossList(nn.Module):
         return {name: part.state_dict() for name, part in self._stateful().items()}
 
     def load_training_state(self, state: Mapping[str, Any]) -> list[str]:
-        """Put back a :meth:`training_state`.
-
-        Returns:
-            Names that this list and the state do not have in common; they start anew.
-        """
+        """Put back a :meth:`training_state`; returns the names that it does not fit, which start anew."""
         parts = self._stateful()
         common = [name for name in parts if name in state and state[name].keys() == parts[name].state_dict().keys()]
         for name in common:
@@ -205,8 +203,7 @@ class LossList(nn.Module):
             return 1.0
         if self._iteration is None:
             raise InputError(
-                f"losses: '{name}' has a schedule, but the list was never told the iteration. Use our models "
-                "(model_type: PerceptualSRModel, PerceptualSRGANModel, ...), which do it; stock models cannot."
+                f"losses: '{name}' has a schedule, but was never told the iteration. {BasicSRLoss.how_to_step}"
             )
         return schedule.factor(self._iteration)
 
@@ -217,7 +214,7 @@ class LossList(nn.Module):
             NonFiniteError: naming the entry whose value or gradient is NaN or infinite.
             HackingError: the guard stops the run.
         """
-        if self.guard is not None and self._iteration is not None:
+        if self.guard is not None and self._iteration is not None and output.requires_grad:
             self.guard.step(self._iteration, output, gt, self.pair_losses)
         self.checks.images = (output.detach(), gt)
         shares = {} if self.balancer is None else self.balancer.shares
@@ -227,7 +224,7 @@ class LossList(nn.Module):
             values.append(self._balanced({name: members[name] for name in shares}, output, gt))
         total = torch.stack(values).sum()
         if not output.requires_grad or not (self.checks.deferred or total.requires_grad):
-            self.checks.check()  # no backward pass will do it
+            self.checks.check(collective=False)  # no backward pass will do it, and other ranks may not evaluate
         return total, None
 
     def _checked(self, name: str, member: nn.Module, output: Tensor, gt: Tensor) -> Tensor:

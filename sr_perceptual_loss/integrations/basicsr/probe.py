@@ -24,13 +24,10 @@ __all__ = ["losses_of", "probe_model", "probe_yaml"]
 
 
 def losses_of(model: Any) -> tuple[dict[str, PairFunction], dict[str, float]]:
-    """The generator losses of a BasicSR model, as the training step adds them up, and their current weights.
-
-    Args:
-        model: SRModel or derived, stock or ours, with its training settings made.
+    """The generator losses of a stock model or one of ours, as the training step adds them up, by log name.
 
     Returns:
-        Functions ``(sr, hr) -> 0-d loss``, weight included, by log name; and the weights of those that have one.
+        Functions ``(sr, hr) -> 0-d loss``, weight included; and the current weights of those that have one.
     """
     percep, gan = getattr(model, "cri_perceptual", None), getattr(model, "cri_gan", None)
     losses: dict[str, Any] = {"pix": model.cri_pix} if getattr(model, "cri_pix", None) else {}
@@ -76,14 +73,9 @@ def probe_model(
     shares: Mapping[str, float] | None = None,
     reference: str | None = None,
 ) -> ProbeReport:
-    """Measure the losses of a BasicSR model at the outputs of its own network; nothing is trained.
+    """:func:`probe` the losses of a BasicSR model at the outputs of its own network; nothing is trained.
 
-    Args:
-        model: a BasicSR model.
-        data: batches with ``lq`` and ``gt``.
-        iteration: the global iteration at which schedules are evaluated.
-        shares: see :func:`probe`.
-        reference: see :func:`probe`.
+    ``data`` gives batches with ``lq`` and ``gt``; schedules are evaluated at ``iteration``.
     """
     losses, weights = losses_of(model)
     if isinstance(getattr(model, "cri_perceptual", None), LossList):

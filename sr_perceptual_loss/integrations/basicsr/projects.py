@@ -102,11 +102,7 @@ def model_type_of(basicsr_args: Sequence[str]) -> str | None:
 
 
 def ensure_model(model_type: str | None) -> None:
-    """Make ``Perceptual<Name>`` from a registered ``<Name>`` where it is not registered yet.
-
-    Raises:
-        UnknownNameError: neither is registered; with the nearest name and the cure.
-    """
+    """Make ``Perceptual<Name>`` from a registered ``<Name>``; UnknownNameError where neither is registered."""
     if model_type is None or model_type in MODEL_REGISTRY or f"{model_type}_basicsr" in MODEL_REGISTRY:
         return
     base = model_type.removeprefix(PREFIX)

@@ -79,7 +79,11 @@ class LatentLoss:
         micro_batch: int = 1,
         checkpoint: str = "blocks",
     ) -> None:
-        self.loss = _checked_loss(loss)
+        if not isinstance(loss, PairLoss):
+            raise InputError(f"loss: got {type(loss).__name__}, expected a loss of this package such as CriticLoss.")
+        if loss.reduction == "sum":
+            raise InputError("loss: reduction 'sum' has no meaning over a part of a batch; use 'mean' or 'none'.")
+        self.loss = loss
         check_decoder(vae)
         self.vae = vae
         self.weighting = check_choice("weighting", weighting, WEIGHTINGS)
@@ -164,11 +168,7 @@ class LatentLoss:
         return self._finish(to_unit_range(images, self.overshoot), target, torch.ones(len(images)), len(images))
 
     def weights(self, timesteps: Tensor) -> Tensor:
-        """w(t), (N,) float64 on the CPU: 0 above ``max_timestep``, else as ``weighting`` defines it.
-
-        Args:
-            timesteps: (N,), whole numbers.
-        """
+        """w(t), (N,) float64 on the CPU: 0 above ``max_timestep``, else as ``weighting`` defines it."""
         steps = whole_timesteps(timesteps, None)
         weights = torch.ones(len(steps), dtype=torch.float64)
         if self.max_timestep is not None:
@@ -184,9 +184,6 @@ class LatentLoss:
 
         With Accelerate this is the ``global_step`` that grows where ``accelerator.sync_gradients`` is true. Schedules,
         crop boxes and a ratio loss's averages follow it.
-
-        Args:
-            iteration: global optimizer step.
         """
         self.loss.step(iteration)
 
@@ -239,16 +236,6 @@ class LatentLoss:
                 f"target: {BRIGHT_BATCHES} batches without a negative value (lowest {lowest:.3g}), expected images in "
                 "[-1, 1] as a VAE sees them; if they are in [0, 1], use target_range='unit'."
             )
-
-
-def _checked_loss(loss: PairLoss) -> PairLoss:
-    if not isinstance(loss, PairLoss):
-        raise InputError(
-            f"loss: got {type(loss).__name__}, expected a loss of this package such as CriticLoss('haarpsi')."
-        )
-    if loss.reduction == "sum":
-        raise InputError("loss: reduction 'sum' has no meaning over a part of a batch; use 'mean' or 'none'.")
-    return loss
 
 
 def _alphas_of(scheduler: object) -> Tensor:

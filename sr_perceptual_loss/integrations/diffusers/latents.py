@@ -86,9 +86,6 @@ def error_gain(alphas_cumprod: Tensor, timesteps: Tensor, prediction_type: str =
 
     Returns:
         (N,) float64 on the CPU; infinite for noise at a = 0.
-
-    Raises:
-        InputError: a timestep is not in the schedule.
     """
     kind = check_choice("prediction_type", prediction_type, PREDICTION_TYPES)
     alphas = _alphas_at(alphas_cumprod, whole_timesteps(timesteps, None))
