@@ -64,10 +64,7 @@ def run(basicsr_args: Sequence[str], imports: Sequence[str] = (), script: str | 
 
 
 def prepare(imports: Sequence[str] = (), script: str | Path | None = None) -> None:
-    """Make BasicSR importable, register our parts and import a project's modules, in the right order.
-
-    Args and errors are those of :func:`run`; the folder of the script comes first on the path.
-    """
+    """Make BasicSR importable, register our parts, import a project's modules; args and errors as in :func:`run`."""
     home = Path(script).resolve().parent if script is not None else Path.cwd()
     _arrange_path(home, front=script is not None)
     require_basicsr()

@@ -66,9 +66,6 @@ class LINFPerceptual(nn.Module):
         temperature: of the sample; LINF takes 0.8 for its VGG term and 0 (no noise) for its pixel term.
         patch: LINF's ``--patch``, 0 without; there the network gives the residual to the bilinear enlargement.
         clamp: cut to [0, 1] as LINF's VGG term does: no gradient where a channel is outside. False lets it through.
-
-    Raises:
-        InputError: a value that is no number, or something in ``losses`` that is no loss of this package.
     """
 
     def __init__(

@@ -28,8 +28,7 @@ MODELS = ("SRModel", "RealESRGANModel", "RealESRGANPairedModel")
 class TrainnerLoss(host.HostLoss):
     """A loss of ours in ``train.losses``: unweighted, since the trainer multiplies by ``loss_weight``.
 
-    It returns one tensor and no dict: the value of a linear loss is minus a score, and the trainer drops parts of a
-    dict that are not > 0. A negative ``loss_weight`` is an error.
+    One tensor and no dict, of which the trainer drops values that are not > 0. A negative weight is an error.
     """
 
     how_to_step = "Start with `python -m sr_perceptual_loss.integrations.trainner -opt ...`, which tells it."

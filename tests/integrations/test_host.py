@@ -1,6 +1,14 @@
-"""The adapter base: what all hosts rely on. Each host's own contract is tested in its own file."""
+"""The adapter base: what all hosts rely on. Each host's own contract is tested in its own file.
+
+With the real ones: `SRPL_NEOSR=<clone of neosr>`, `SRPL_TRAINNER=<clone of traiNNer-redux>`.
+"""
 
 from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -209,8 +217,41 @@ def test_bad_metrics():
 @pytest.mark.fault(69)
 @pytest.mark.parametrize("name", ["neosr", "trainner"])
 def test_runner_outside_of_a_clone(tmp_path, monkeypatch, name):
-    from importlib import import_module
-
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InstallError, match="clone of"):
         import_module(f"sr_perceptual_loss.integrations.{name}").main()
+
+
+#: Variable with the root of a clone -> (prologue, value of haarpsiLoss with weight 0.5 for equal images).
+CLONES = {
+    # neosr reads the command line when it is imported.
+    "SRPL_NEOSR": (
+        "import sys; sys.argv = ['x', '-opt', 'options/train_compact.toml']; import neosr as h",
+        -0.5,
+    ),
+    # traiNNer multiplies by the weight itself.
+    "SRPL_TRAINNER": ("import traiNNer as h", -1.0),
+}
+
+
+@pytest.mark.fault(67)
+@pytest.mark.parametrize("variable", CLONES)
+def test_the_real_registry_and_build_loss(variable):
+    if variable not in os.environ:
+        pytest.skip(f"{variable} names no clone")
+    prologue, value = CLONES[variable]
+    module = variable.removeprefix("SRPL_").lower()
+    code = (
+        f"{prologue}; from importlib import import_module; import torch\n"
+        "build_loss = import_module(h.__name__ + '.losses').build_loss\n"
+        f"ours = import_module('sr_perceptual_loss.integrations.{module}'); ours.register()\n"
+        "[getattr(ours, name)() for name in ('register_models', 'install_models') if hasattr(ours, name)]\n"
+        "loss = build_loss({'type': 'haarpsiLoss', 'loss_weight': 0.5}).to('cpu', memory_format=torch.channels_last)\n"
+        f"x = torch.rand(1, 3, 32, 32); assert abs(float(loss(x, x)) - {value}) < 1e-4, float(loss(x, x))\n"
+    )
+    clone = os.environ[variable]
+    paths = os.pathsep.join([clone, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, cwd=clone, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -159,17 +159,17 @@ def test_without_the_key_nothing_changes():
 
 
 @pytest.mark.parametrize(
-    ("losses", "message"),
+    ("losses", "names"),
     [
-        ([{"type": "haarpsiLoss"}], "expected {"),
-        ({"x": {"type": "haarpsiloss"}}, "haarpsiLoss"),
-        ({"x": {"loss_weight": 1}}, "got type None"),
-        ({"x": {"type": "haarpsiLoss", "los_weight": 1}}, "loss_weight"),
+        ([{"type": "haarpsiLoss"}], "train.losses"),
+        ({"x": {"type": "haarpsiloss"}}, "train.losses.x.*'haarpsiLoss'"),
+        ({"x": {"loss_weight": 1}}, "train.losses.x.*None"),
+        ({"x": {"type": "haarpsiLoss", "los_weight": 1}}, "'los_weight'.*'loss_weight'"),
     ],
 )
-def test_wrong_entries_are_explained(losses, message):
-    with pytest.raises((InputError, UnknownNameError), match=message):
-        kair._build_losses(losses)
+def test_wrong_entries_are_named(losses, names):
+    with pytest.raises((InputError, UnknownNameError), match=names):
+        make(losses=losses)
 
 
 MAIN = """

@@ -65,6 +65,17 @@ def test_progress_is_reported_to_the_caller_instead_of_the_log(store_home, fetch
     assert caplog.text == ""
 
 
+def test_a_download_keeps_the_pins_of_other_weights(store_home, fetch, hub):
+    other = {"repo": "someone/else", "filename": "x.pt", "revision": "c" * 40, "sha256": "1" * 64, "bytes": 3}
+    other |= {"time": "2026-01-01T00:00:00+00:00", "file": "x.safetensors", "file_sha256": "2" * 64}
+    store_home.mkdir(parents=True, exist_ok=True)
+    lock = store_home / "weights.lock.json"
+    lock.write_text(json.dumps({"format": 1, "weights": {"else-official": other}}))
+    fetch()
+    pins = json.loads(lock.read_text())["weights"]
+    assert set(pins) == {"else-official", "small-official"} and pins["else-official"] == other
+
+
 def test_a_branch_means_the_pinned_commit_afterwards(store_home, fetch, hub):
     fetch().unlink()
     assert hub.revisions == ["main", COMMIT]

@@ -111,7 +111,7 @@ def test_install_of_a_checkpoint_that_was_downloaded_by_hand(store_home, locate,
 
 @pytest.mark.fault(54)
 def test_pin_of_the_first_release_is_read_and_its_file_verified(store_home, locate, small, entry):
-    """The lock file's format stays; other entries are kept. A changed file or another manifest is refused."""
+    """The lock file's format stays. A changed file or another manifest is refused."""
     path = store_home / "weights" / "small-official.safetensors"
     digest = save_weights(small, path)
     pin = {"repo": "someone/small", "filename": "small_weights.pt", "revision": "c" * 40, "sha256": "1" * 64}

@@ -208,13 +208,9 @@ class LossList(nn.Module):
         return schedule.factor(self._iteration)
 
     def forward(self, output: Tensor, gt: Tensor) -> tuple[Tensor, None]:
-        """(sum of the entries, None).
-
-        Raises:
-            NonFiniteError: naming the entry whose value or gradient is NaN or infinite.
-            HackingError: the guard stops the run.
-        """
-        if self.guard is not None and self._iteration is not None and output.requires_grad:
+        """(sum of the entries, None); HackingError where the guard stops the run."""
+        training = output.requires_grad and torch.is_grad_enabled()
+        if self.guard is not None and self._iteration is not None and training:
             self.guard.step(self._iteration, output, gt, self.pair_losses)
         self.checks.images = (output.detach(), gt)
         shares = {} if self.balancer is None else self.balancer.shares
@@ -223,7 +219,7 @@ class LossList(nn.Module):
         if self.balancer is not None:
             values.append(self._balanced({name: members[name] for name in shares}, output, gt))
         total = torch.stack(values).sum()
-        if not output.requires_grad or not (self.checks.deferred or total.requires_grad):
+        if not training or not (self.checks.deferred or total.requires_grad):
             self.checks.check(collective=False)  # no backward pass will do it, and other ranks may not evaluate
         return total, None
 

@@ -161,9 +161,9 @@ class PerceptualMixin:
             self._log_guard(current_iter)
 
     def _log_guard(self, current_iter: int) -> None:
-        """One log line and TensorBoard values in the iteration of a check; BasicSR's own log line has no room for them.
+        """One log line and TensorBoard values in the iteration of a check, as the run ``<name>/guard``.
 
-        TensorBoard shows them as the run ``<name>/guard``: two writers in one folder would hide each other.
+        A run of its own, since TensorBoard follows one file per folder and BasicSR's writer is out of reach.
         """
         guard = None if self.loss_list is None else self.loss_list.guard
         if guard is None or guard.last_check != current_iter or self.opt.get("rank", 0) != 0:

@@ -139,9 +139,6 @@ def decode_latents(vae: nn.Module, latents: Tensor, *, micro_batch: int = 1, che
 
     Returns:
         (N, 3, H, W) float32, about [-1, 1], not clamped.
-
-    Raises:
-        InputError: no VAE, or a decoder that would be trained.
     """
     chosen = check_choice("checkpoint", checkpoint, CHECKPOINTS)
     size = as_int("micro_batch", micro_batch, minimum=1)

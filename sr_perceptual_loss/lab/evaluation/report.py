@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 from PIL import Image
 
@@ -109,8 +110,6 @@ def write_report(
         InputError: an image that cannot be read.
         WeightsError: the place cannot be written.
     """
-    import jinja2
-
     environment = jinja2.Environment(autoescape=True, trim_blocks=True)
     environment.filters["number"] = lambda value: f"{value:.4f}" if math.isfinite(value) else "not defined"
     environment.filters["json"] = lambda value: json.dumps(value, default=str)

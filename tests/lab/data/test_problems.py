@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from sr_perceptual_loss.errors import InputError
@@ -65,16 +63,6 @@ def test_missing_images_are_one_entry_with_their_number(root):
     assert line.startswith("dmos.csv, line 2: 8 of 9 images are missing") and "I01_01_05.png (line 6)" in line
     assert "I01_01_06.png" not in line
     assert len(read_labels("kadid10k", root.path, check_images=False).rated) == 8
-
-
-def test_a_folder_is_listed_once(root, monkeypatch):
-    root.images("images/I01.png", *(f"images/I01_01_{i:02}.png" for i in range(1, 6)))
-    root.text("dmos.csv", KADID, *(f"I01_01_{i:02}.png,I01.png,4,0.5" for i in range(1, 6)))
-    walked = []
-    real = os.walk
-    monkeypatch.setattr(os, "walk", lambda top, *args, **options: walked.append(top) or real(top, *args, **options))
-    read_labels("kadid10k", root.path)
-    assert walked == [root / "images"]
 
 
 def test_missing_folder_label_file_and_root(root):

@@ -102,61 +102,38 @@ def test_slightly_smaller_than_the_input_is_an_error_with_the_cure(height, width
 
 
 @pytest.mark.fault(72)
-def test_crops_lie_at_the_same_place_in_both_images_and_inside():
-    critic = Recorder(fixed=16)
-    run(critic, 40, 33, "single_scale")
-    for sr, hr in critic.calls:
-        torch.testing.assert_close(hr, sr * 0.5)
-    corners = critic.corners()
-    assert all(0 <= row <= 24 and 0 <= column <= 17 for row, column in corners)
-    assert len(set(corners)) > 15
-    # A crop is the image at its corner, not merely something with the right first pixel.
-    row, column = corners[7]
-    crops = torch.cat([sr for sr, _ in critic.calls])
-    torch.testing.assert_close(crops[7], positions(40, 33)[:, row : row + 16, column : column + 16])
-
-
-@pytest.mark.fault(72)
-def test_same_boxes_at_all_three_scales():
-    """The probe holds each pixel's place; its half brightness as the reference must be cut at the same places."""
+def test_crops_lie_at_the_same_place_in_both_images_at_all_scales():
+    """The image holds the position of each pixel; its half as the reference must be cut at the same places."""
     critic = Recorder(fixed=16)
     run(critic, 64, 50, "paper", crops_at_once=20)
     assert [len(sr) for sr, _ in critic.calls] == [20, 20, 20]
     for sr, hr in critic.calls:
         torch.testing.assert_close(hr, sr * 0.5)
-        # Twenty boxes, not one box twenty times.
-        assert len({tuple(crop[:2, 0, 0].tolist()) for crop in sr}) > (1 if sr is critic.calls[-1][0] else 10)
-
-
-def test_every_corner_can_be_drawn_including_the_last():
-    seen = set()
-    for seed in range(30):
-        critic = Recorder(fixed=16)
-        run(critic, 18, 17, "single_scale", seed=seed)
-        seen |= set(critic.corners())
-    assert seen == {(row, column) for row in range(3) for column in range(2)}
+    corners = critic.corners()[:20]
+    assert all(0 <= row <= 48 and 0 <= column <= 34 for row, column in corners)
+    assert len(set(corners)) > 15
+    row, column = corners[7]
+    torch.testing.assert_close(critic.calls[0][0][7], positions(64, 50)[:, row : row + 16, column : column + 16])
 
 
 @pytest.mark.fault(72)
 def test_boxes_depend_on_seed_and_size_only():
     def corners(height=40, width=33, **options):
         critic = Recorder(fixed=16)
-        run(critic, height, width, "single_scale", **options)
+        scores.append(run(critic, height, width, "single_scale", **options))
         return critic.corners()
+
+    scores = []
 
     first = corners()
     torch.manual_seed(99)
     state = torch.get_rng_state()
     assert corners() == first
     assert corners(crops_at_once=3) == first
+    assert scores[2] == pytest.approx(scores[0], rel=1e-6)
     assert torch.equal(torch.get_rng_state(), state)
     assert corners(seed=1) != first
     assert [row for row, _ in corners(40, 34)] != [row for row, _ in first]
-
-
-def test_score_does_not_depend_on_the_batch_size():
-    values = {n: run(Recorder(fixed=16), 64, 64, crops_at_once=n) for n in (1, 7, 100)}
-    assert values[1] == pytest.approx(values[7], rel=1e-6) == pytest.approx(values[100], rel=1e-6)
 
 
 def test_scaled_images_are_bilinear_and_successive_only_where_released():
@@ -200,10 +177,8 @@ def test_free_size_critic_sees_whole_images_or_crops_of_the_size_asked_for():
     run(critic, 48, 30, crop_size=14, crops_at_once=20)
     assert critic.shapes() == [(20, 3, 14, 14), (20, 3, 14, 14)]
     critic.calls.clear()
-    run(
-        critic, 48, 30, crop_size=40, crops_at_once=20
-    )  # larger than the image: crops of the shorter side, scale 1 only
-    assert critic.shapes() == [(20, 3, 30, 30)]
+    run(critic, 48, 30, crop_size=40, crops_at_once=20)
+    assert critic.shapes() == [(20, 3, 30, 30)]  # larger than the image: crops of the shorter side, scale 1 only
 
 
 def test_full_and_multiples():
