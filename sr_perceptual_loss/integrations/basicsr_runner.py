@@ -111,7 +111,7 @@ def _resume_on_cpu(train: Any) -> None:
 
     def load_resume_state(opt: dict[str, Any]) -> Any:
         if opt["auto_resume"]:
-            states = (Path("experiments") / opt["name"] / "training_states").glob("*.state")
+            states = (Path("experiments") / opt["name"] / "training_states").glob("[!.]*.state")
             newest = max(states, key=lambda path: float(path.stem), default=None)
             if newest is not None:
                 opt["path"]["resume_state"] = str(newest)

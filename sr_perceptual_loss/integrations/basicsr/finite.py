@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sr_perceptual_loss.errors import NonFiniteError
 from sr_perceptual_loss.losses.distributed import format_ranks, world_size
 
-__all__ = ["FiniteChecks", "FiniteSlot"]
+__all__ = ["FiniteChecks"]
 
 #: What a flag says about a name, in the order in which it is reported; of one name only the first is.
 KINDS = {
@@ -51,6 +51,18 @@ class FiniteChecks:
         bad = ~torch.isfinite(value.detach()).all()
         before = self._bad.get((name, kind))
         self._bad[name, kind] = bad if before is None else before | bad
+
+    def record_calls(self, loss: nn.Module, name: str) -> None:
+        """Record what a stock loss returns from now on; calls for a discriminator under a name of their own."""
+        discriminator = f"{name} (discriminator)"
+        self.names += [name, discriminator] if name == "gan_opt" else [name]
+
+        def record(module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+            for value in result if isinstance(result, tuple) else (result,):
+                if isinstance(value, Tensor):
+                    self.record(discriminator if kwargs.get("is_disc") else name, value)
+
+        loss.register_forward_hook(record, with_kwargs=True)
 
     def watch(self, name: str, view: Tensor) -> None:
         """Note whether the gradient that arrives at a tensor is finite; the tensor must be this loss's own view."""
@@ -135,21 +147,3 @@ def _cause(images: tuple[Tensor, Tensor] | None) -> str:
     if not bool(torch.isfinite(images[0]).all()):
         return " On this rank the SR output holds NaN or infinity: the network diverged before the losses."
     return " Lower the learning rate or the weight."
-
-
-class FiniteSlot(nn.Module):
-    """A stock loss (``pixel_opt``, ``gan_opt``) whose value is recorded under the name of its slot."""
-
-    def __init__(self, loss: nn.Module, name: str, checks: FiniteChecks) -> None:
-        super().__init__()
-        self.loss = loss
-        self.name = name
-        self.checks = checks
-        checks.names += [name, f"{name} (discriminator)"] if name == "gan_opt" else [name]
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Whatever the wrapped loss takes and returns."""
-        value = self.loss(*args, **kwargs)
-        if isinstance(value, Tensor):
-            self.checks.record(f"{self.name} (discriminator)" if kwargs.get("is_disc") else self.name, value)
-        return value

@@ -72,6 +72,9 @@ def _build_entry(entry: object, where: str) -> tuple[nn.Module, bool]:
     if inspect.isclass(cls) and issubclass(cls, HostLoss):
         cls.check_options(f"{where} ({kind})", arguments)
         return build_loss({"type": kind, **arguments}), True
+    second = list(inspect.signature(getattr(cls, "forward", cls)).parameters)[2:3]
+    if second in (["weight"], ["target_is_real"]):
+        raise InputError(f"{where} ({kind}): its second argument is `{second[0]}` and not the ground truth.")
     parameters = inspect.signature(cls).parameters
     if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
         check_known_keys(f"{where} ({kind})", arguments, ["schedule", *parameters])

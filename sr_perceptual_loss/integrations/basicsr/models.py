@@ -7,8 +7,10 @@ state of losses and guard across a resume.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,12 +23,13 @@ from basicsr.models.srgan_model import SRGANModel
 from basicsr.models.swinir_model import SwinIRModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.logger import init_tb_logger
-from basicsr.utils.registry import MODEL_REGISTRY
+from basicsr.utils.registry import METRIC_REGISTRY, MODEL_REGISTRY
 from torch import Tensor, nn
 
 from sr_perceptual_loss.checks import check_known_keys, nearest
-from sr_perceptual_loss.errors import InputError, NonFiniteError
-from sr_perceptual_loss.integrations.basicsr.finite import FiniteChecks, FiniteSlot
+from sr_perceptual_loss.errors import InputError, NonFiniteError, UnknownNameError
+from sr_perceptual_loss.integrations import host
+from sr_perceptual_loss.integrations.basicsr.finite import FiniteChecks
 from sr_perceptual_loss.integrations.basicsr.losses import LossList
 from sr_perceptual_loss.integrations.basicsr.saving import read_side_state, save_side_state, side_file
 from sr_perceptual_loss.losses.distributed import world_size
@@ -42,8 +45,8 @@ __all__ = [
     "perceptual",
 ]
 
-SR_SLOTS = ("pixel_opt", "perceptual_opt")
-GAN_SLOTS = (*SR_SLOTS, "gan_opt")
+#: BasicSR's attribute -> key of its options, for messages.
+SLOT_NAMES = {"cri_pix": "pixel_opt", "cri_gan": "gan_opt", "cri_ldl": "ldl_opt", "cri_perceptual": "perceptual_opt"}
 #: Keys of ``train:`` that BasicSR does not know and would ignore; what is nearly one of them is an error.
 OWN_KEYS = ("losses", "balance", "guard")
 #: Other names for them that somebody may think of.
@@ -54,23 +57,43 @@ GUARD: dict[str, Any] = {"every": 200, "action": "warn"}
 GAN_GUARD = {**GUARD, "tolerance": 3.0}
 
 
-def _check_train_options(train: Mapping[str, Any], slots: tuple[str, ...], model: str) -> None:
-    """Refuse loss keys that the model would never read; ``slots`` are the ``*_opt`` keys that it reads."""
+def _slots_of(model: type) -> set[str]:
+    """The ``*_opt`` keys that a model class and its bases read, from their source."""
+    source = ""
+    for cls in model.__mro__[:-1]:
+        with contextlib.suppress(OSError, TypeError):  # classes without a source file
+            source += inspect.getsource(cls)
+    slots = {"pixel_opt", "perceptual_opt", *re.findall(r"[\"'](\w+_opt)[\"']", source)}
+    # SRGANModel builds ldl_opt, but only RealESRGANModel calls it.
+    return slots if "self.cri_ldl(" in source else slots - {"ldl_opt"}
+
+
+def _check_options(opt: Mapping[str, Any], slots: set[str], model: str) -> None:
+    """Refuse losses that the model would never read, and metrics that would fail at the first validation."""
+    train = opt["train"]
     for key in train:
         close = difflib.get_close_matches(str(key), OWN_KEYS, 1, 0.8)
         meant = OTHER_NAMES.get(key, close[0] if close else key)
         if meant != key:
             raise InputError(f"train.{key}: {model} reads `{meant}`. Rename the key to `{meant}`.")
         if key.endswith("_opt") and key not in slots:
-            why = " BasicSR builds it in this model but never calls it." if key == "ldl_opt" else ""
             raise InputError(
-                f"train.{key}: {model} does not read this key, so the loss would be ignored.{why}"
+                f"train.{key}: {model} does not use this key, so the loss would be ignored."
                 f"{nearest(key, [*slots, 'losses'])} Put further losses into the list `losses`."
             )
     if "gan_opt" in slots and not train.get("gan_opt"):
         raise InputError(f"train.gan_opt is missing; {model} trains against a discriminator.")
     if train.get("balance") and not train.get("losses"):
         raise InputError("train.balance: there is no list `losses` to balance; put the losses into it.")
+    for name, options in ((opt.get("val") or {}).get("metrics") or {}).items():
+        kind = str(options.get("type"))
+        if kind not in METRIC_REGISTRY and f"{kind}_basicsr" not in METRIC_REGISTRY:
+            raise UnknownNameError(f"val.metrics.{name}: no metric '{kind}'.{nearest(kind, METRIC_REGISTRY.keys())}")
+        function = METRIC_REGISTRY.get(kind)
+        if function.__module__ == host.__name__:
+            check_known_keys(
+                f"val.metrics.{name}", options, ["type", *list(inspect.signature(function).parameters)[2:]]
+            )
 
 
 def _build_guard(given: object, defaults: Mapping[str, Any]) -> HackingGuard | None:
@@ -89,7 +112,8 @@ def _build_guard(given: object, defaults: Mapping[str, Any]) -> HackingGuard | N
 class PerceptualMixin:
     """Reads ``train.losses`` (and ``perceptual_opt``, as the entry named ``percep``) in front of a BasicSR model."""
 
-    loss_slots: ClassVar[tuple[str, ...]] = SR_SLOTS
+    #: Keys ``train.*_opt`` that this model uses.
+    loss_slots: ClassVar[set[str]] = {"pixel_opt", "perceptual_opt"}
     #: BasicSR's prefix of generator losses in this model.
     log_prefix: ClassVar[str] = "l_"
 
@@ -107,7 +131,7 @@ class PerceptualMixin:
     def init_training_settings(self) -> None:
         """Build the list, then let BasicSR do the rest."""
         train = self.opt["train"]
-        _check_train_options(train, self.loss_slots, type(self).__name__)
+        _check_options(self.opt, self.loss_slots, type(self).__name__)
         entries = list(train.get("losses") or [])
         if train.get("perceptual_opt"):
             entries.insert(0, {"name": "percep", **train["perceptual_opt"]})
@@ -131,9 +155,9 @@ class PerceptualMixin:
         self.checks.deferred = True
         self.checks.collective = bool(self.opt.get("dist")) and world_size() > 1
         self.checks.device = self.device
-        for attribute, slot in (("cri_pix", "pixel_opt"), ("cri_gan", "gan_opt")):
-            if getattr(self, attribute, None) is not None:
-                setattr(self, attribute, FiniteSlot(getattr(self, attribute), slot, self.checks).to(self.device))
+        for attribute, loss in vars(self).items():
+            if attribute.startswith("cri_") and isinstance(loss, nn.Module) and loss is not self.loss_list:
+                self.checks.record_calls(loss, SLOT_NAMES.get(attribute, attribute))
         names: dict[int, str] = {}
         for network in ("net_g", "net_d"):
             if hasattr(self, network):
@@ -240,10 +264,10 @@ def perceptual(base: type, name: str | None = None) -> type:
     name = name or f"Perceptual{base.__name__}"
     if name in MODEL_REGISTRY:
         return MODEL_REGISTRY.get(name)
-    gan = issubclass(base, SRGANModel)
+    slots = _slots_of(base)
     members = {
-        "loss_slots": GAN_SLOTS if gan else SR_SLOTS,
-        "log_prefix": "l_g_" if gan else "l_",
+        "loss_slots": slots,
+        "log_prefix": "l_g_" if "gan_opt" in slots else "l_",
         "__doc__": f"{base.__name__} with the list `train.losses`; see PerceptualMixin.",
         "__module__": __name__,
     }

@@ -96,9 +96,12 @@ def model_type_of(basicsr_args: Sequence[str]) -> str | None:
     """``model_type`` of the file after ``-opt``, or None: BasicSR's own parser reports what is wrong with the file."""
     arguments = list(basicsr_args)
     path = Path(arguments[arguments.index("-opt") + 1]) if "-opt" in arguments[:-1] else None
-    options = yaml.safe_load(path.read_text()) if path is not None and path.is_file() else None
-    model_type = options.get("model_type") if isinstance(options, dict) else None
-    return model_type if isinstance(model_type, str) else None
+    if path is None or not path.is_file():
+        return None
+    # Nodes only: BasicSR accepts tags such as !!python/tuple, from which nothing is built here.
+    root = yaml.compose(path.read_text(encoding="utf-8"))
+    pairs = root.value if isinstance(root, yaml.MappingNode) else []
+    return next((str(value.value) for key, value in pairs if key.value == "model_type"), None)
 
 
 def ensure_model(model_type: str | None) -> None:
@@ -106,7 +109,8 @@ def ensure_model(model_type: str | None) -> None:
     if model_type is None or model_type in MODEL_REGISTRY or f"{model_type}_basicsr" in MODEL_REGISTRY:
         return
     base = model_type.removeprefix(PREFIX)
-    if not model_type.startswith(PREFIX) or base not in MODEL_REGISTRY:
+    registered = base in MODEL_REGISTRY or f"{base}_basicsr" in MODEL_REGISTRY
+    if not model_type.startswith(PREFIX) or not registered:
         raise UnknownNameError(
             f"model_type: no model '{model_type}' is registered.{nearest(model_type, MODEL_REGISTRY.keys())} A model "
             "of your project is known after --import of the module that registers it."
