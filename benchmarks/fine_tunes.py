@@ -5,7 +5,7 @@ r"""RLFN x4 fine-tuned with L1 and each critic at several shares, measured on fo
 
 The published network (row `start`) is trained on with L1 alone (`l1`, the control) and with L1 and a critic; `share`
 is the critic's part of the gradient's norm at the output. Behind a name, JSON gives constructor arguments of the critic
-(variants of texture_stats). Prints one table per test set and writes summary.json and crops.png to runs/fine_tunes.
+(variants of texture_stats). Prints one table per test set and writes summary.json and crops to runs/fine_tunes.
 Networks and numbers are kept; an interrupted run continues. On one core: some minutes per training of 500 steps, and as
 much to measure each network on Urban100.
 """
@@ -17,7 +17,7 @@ import json
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -68,15 +68,14 @@ def trained(name: str, critic: str | None, share: float, data: Path, plan: Plan,
     return network
 
 
-def crops(images: dict[str, Tensor], where: str) -> dict[str, Tensor]:
-    """The shown crops of one test set, as bytes."""
-    found = {}
+def save_crops(images: dict[str, Tensor], where: str, out: Path, network: str) -> None:
+    """The shown crops of one test set as PNG files."""
     for folder, part, top, left in SHOWN:
         for name in (n for n in images if folder == where and part in n):
             image = images[name][0]
             top, left = (min(a, side - SIDE) for a, side in zip((top, left), image.shape[-2:], strict=True))
-            found[f"{folder} {part}"] = (image[:, top : top + SIDE, left : left + SIDE] * 255).round().byte()
-    return found
+            crop = (image[:, top : top + SIDE, left : left + SIDE] * 255).round().byte().permute(1, 2, 0)
+            Image.fromarray(crop.contiguous().numpy()).save(out / f"{folder}-{part}-{network}.png")
 
 
 def measured(name: str, network: nn.Module, where: str, data: Path, plan: Plan, out: Path) -> dict[str, float]:
@@ -87,30 +86,12 @@ def measured(name: str, network: nn.Module, where: str, data: Path, plan: Plan, 
     pairs = image_pairs(data / SETS[where])
     images = restore(network, pairs)
     references = [(title, hr) for title, _, hr in pairs]
-    torch.save(crops(images, where), out / f"crops-{name}-{where}.pt")
-    torch.save(crops(dict(references), where), out / f"crops-GT-{where}.pt")
+    save_crops(images, where, out, name)
+    save_crops(dict(references), where, out, "GT")
     row = measure(images, references, create_critic("texture_stats"))
     file.write_text(json.dumps(row, indent=1))
     print(f"{where}, {name}: " + ", ".join(f"{c} {row[c]:.4g}" for c in COLUMNS), flush=True)
     return row
-
-
-def sheet(names: list[str], sets: list[str], out: Path) -> None:
-    """One column per network, GT first; one row per crop, enlarged twice."""
-    columns = ["GT", *names]
-    shown: dict[str, dict[str, Tensor]] = {name: {} for name in columns}
-    for name in columns:
-        for where in sets:
-            shown[name].update(torch.load(out / f"crops-{name}-{where}.pt", weights_only=True))
-    side = 2 * SIDE
-    picture = Image.new("RGB", (len(columns) * (side + 4), len(shown["GT"]) * (side + 18)), "white")
-    for column, name in enumerate(columns):
-        for row, what in enumerate(shown["GT"]):
-            crop = Image.fromarray(shown[name][what].permute(1, 2, 0).contiguous().numpy())
-            place = (column * (side + 4), row * (side + 18))
-            picture.paste(crop.resize((side, side), Image.Resampling.NEAREST), (place[0], place[1] + 16))
-            ImageDraw.Draw(picture).text(place, f"{name} {what}", fill="black")
-    picture.save(out / "crops.png")
 
 
 def main() -> None:
@@ -140,7 +121,6 @@ def main() -> None:
             table.add_row(name, *(f"{row[c]:.4f}" for c in COLUMNS))
         Console(width=120).print(table)
     (options.out / "summary.json").write_text(json.dumps({"plan": plan.key(), **summary}, indent=1) + "\n")
-    sheet([name for name, _, _ in jobs], options.sets, options.out)
 
 
 if __name__ == "__main__":

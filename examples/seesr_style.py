@@ -77,7 +77,7 @@ def train(
     model, optimizer = accelerator.prepare(trained, optimizer)  # neither the VAE nor the critic
     # The stage with the critic and its control draw the same.
     generator = torch.Generator().manual_seed(steps)
-    global_step, started, sums, judged = 0, time.time(), {}, 0.0
+    global_step, started, sums, scored = 0, time.time(), {}, 0.0
     while global_step < steps:
         with accelerator.accumulate(model):
             hr = toy.crops(images, BATCH, SIDE, generator)
@@ -92,7 +92,7 @@ def train(
                 critic.step(global_step)  # counts optimizer steps: equal in both micro-steps
                 loss = loss + critic(prediction, noisy, timesteps, hr)
                 share = float(critic.terms["judged"])
-                judged += share
+                scored += share
                 values.update(critic_loss=critic.terms["loss"], critic_score=critic.terms["score"] * share)
             accelerator.backward(loss)
             if accelerator.sync_gradients:
@@ -105,11 +105,11 @@ def train(
         global_step += 1
         if global_step % LOG_EVERY == 0:
             # A score is a mean over the images that were scored, so it is weighted by their share.
-            per = {k: max(judged, 1e-9) if k == "critic_score" else LOG_EVERY * ACCUMULATE for k in sums}
+            per = {k: max(scored, 1e-9) if k == "critic_score" else LOG_EVERY * ACCUMULATE for k in sums}
             shown = "  ".join(f"{k} {v / per[k]:.4f}" for k, v in sums.items())
-            shown += f"  judged {judged / LOG_EVERY / ACCUMULATE:.2f}" if critic is not None else ""
+            shown += f"  share scored {scored / LOG_EVERY / ACCUMULATE:.2f}" if critic is not None else ""
             toy.log(f"{name} {global_step}/{steps}: {shown}  ({time.time() - started:.0f} s)")
-            sums, judged = {}, 0.0
+            sums, scored = {}, 0.0
 
 
 def restorer(unet: nn.Module, control: nn.Module, vae: AutoencoderKL) -> Callable[[Tensor], Tensor]:

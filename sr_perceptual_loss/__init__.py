@@ -30,7 +30,8 @@ if TYPE_CHECKING:
         SSIMLoss,
         SSIMPerceptualRatioLoss,
     )
-    from sr_perceptual_loss.monitor import HackingError, HackingGuard, probe
+    from sr_perceptual_loss.monitor import HackingError, HackingGuard
+    from sr_perceptual_loss.monitor.probe import probe
     from sr_perceptual_loss.ops.crops import CropPlan
     from sr_perceptual_loss.ops.ssim import ssim
     from sr_perceptual_loss.weights import load_weights, save_weights
@@ -78,7 +79,8 @@ _ROOMS = {
         "SSIMPerceptualRatioLoss",
         "Schedule",
     ),
-    "monitor": ("HackingError", "HackingGuard", "probe"),
+    "monitor": ("HackingError", "HackingGuard"),
+    "monitor.probe": ("probe",),
     "ops.crops": ("CropPlan",),
     "ops.ssim": ("ssim",),
     "weights": ("load_weights", "save_weights"),

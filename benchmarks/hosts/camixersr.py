@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from runs import OUT, ROOT, SETS, basicsr, basicsr_data, measure, parser, picture, restore, show, small_sr
+from runs import OUT, SETS, basicsr, basicsr_data, measure, parser, picture, restore, show, small_sr
 
 from sr_perceptual_loss.integrations.basicsr_runner import prepare
 from sr_perceptual_loss.lab.evaluation.sr_metrics import psnr
@@ -100,7 +100,7 @@ def main() -> None:
         means = [np.mean([psnr(images[n][0], hr[0], border=4) for n, _, hr in pairs]) for images in found]
         print(f"Set5 PSNR-Y of {stage} over {SEEDS} seeds: {np.mean(means):.4f} +- {np.std(means, ddof=1):.4f}")
     pair = small_sr.image_pairs(given.data.resolve() / SETS[given.sets[0]])[2]
-    picture(ROOT / "docs" / "hosts" / "camixersr.png", pair, shots)
+    picture(OUT / "camixersr" / "camixersr.png", pair, shots)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from runs import OUT, ROOT, SETS, measure, parser, picture, restore, run_until, show, small_sr, test_set, training_set
+from runs import OUT, SETS, measure, parser, picture, restore, run_until, show, small_sr, test_set, training_set
 
 LOSS = {"type": "haarpsiLoss", "loss_weight": 0.2}
 NET = {"net_type": "msrresnet1", "in_nc": 3, "out_nc": 3, "nc": 32, "nb": 4, "act_mode": "R"}
@@ -99,7 +99,7 @@ def main() -> None:
     pairs = small_sr.image_pairs(given.data / SETS["Set5"])
     shots = {stage: restore(load(path), pairs) for stage, path in networks.items()}
     show({"Set5": {stage: measure(images, pairs) for stage, images in shots.items()}}, OUT / "kair" / "Set5.json")
-    picture(ROOT / "docs" / "hosts" / "kair.png", pairs[2], shots)
+    picture(OUT / "kair" / "kair.png", pairs[2], shots)
 
 
 if __name__ == "__main__":

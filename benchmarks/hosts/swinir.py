@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from runs import OUT, ROOT, SCALE, SETS, basicsr, basicsr_data, measure, parser, picture, restore, show, small_sr
+from runs import OUT, SCALE, SETS, basicsr, basicsr_data, measure, parser, picture, restore, show, small_sr
 from torch import Tensor, nn
 
 WINDOW = 8
@@ -101,7 +101,6 @@ def train(given: argparse.Namespace, cwd: Path) -> dict[str, Path]:
             "train:losses": losses,
             "val:metrics:rqi:type": f"calculate_{metric}",
             "val:metrics:rqi:weights": weights,
-            "val:metrics:rqi:crops": "~",
         }
         log = OUT / "swinir" / f"{stage}.log"
         found[stage] = basicsr("swinir_x4_rqi_gan.yml", f"{stage}_{gan}", force, log, cwd=cwd)
@@ -127,7 +126,7 @@ def main() -> None:
         results[title] = {stage: measure(images, pairs, critics) for stage, images in shots.items()}
         show({title: results[title]}, OUT / "swinir" / f"{title}.json")
         if title == given.sets[0]:
-            picture(ROOT / "docs" / "hosts" / "swinir.png", pairs[2], shots)
+            picture(OUT / "swinir" / "swinir.png", pairs[2], shots)
     show(results, OUT / "swinir" / "summary.json")
 
 

@@ -119,9 +119,6 @@ class LINFPerceptual(nn.Module):
 
         Returns:
             (N, 3, H, W) in [0, 1].
-
-        Raises:
-            InputError: the points of the batch are no image.
         """
         pixels = "interpolate_coord" if self.patch else "coord"
         if pixels not in batch:

@@ -1,6 +1,5 @@
 """Monitoring of a training: the guard against reward hacking, its measures, and the probe for loss weights."""
 
 from sr_perceptual_loss.monitor.guard import HackingError, HackingGuard
-from sr_perceptual_loss.monitor.probe import probe
 
-__all__ = ["HackingError", "HackingGuard", "probe"]
+__all__ = ["HackingError", "HackingGuard"]

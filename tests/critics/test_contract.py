@@ -242,19 +242,8 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        *(pytest.param(c, marks=pytest.mark.fault(1)) for c in ("uint8", "8-bit float", "0..255 hr", "0..255 sr")),
-        *(pytest.param(c, marks=pytest.mark.fault(5)) for c in ("NaN in hr", "inf in hr")),
-        *(pytest.param(c, marks=pytest.mark.fault(9)) for c in ("sizes differ", "batch differs")),
-        *(pytest.param(c, marks=pytest.mark.fault(10)) for c in ("gray", "two channels", "rgba")),
-        *(pytest.param(c, marks=pytest.mark.fault(11)) for c in ("3-D", "5-D", "not a tensor")),
-        pytest.param("channels last", marks=pytest.mark.fault(12)),
-        pytest.param("too small", marks=pytest.mark.fault(13)),
-        pytest.param("devices differ", marks=pytest.mark.fault(23)),
-    ],
-)
+@pytest.mark.fault(1, 5, 9, 10, 11, 12, 13, 23)
+@pytest.mark.parametrize("case", BAD)
 def test_wrong_input_raises(name, case):
     critic = tiny(name)
     change, words = BAD[case]

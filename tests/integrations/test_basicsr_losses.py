@@ -132,7 +132,7 @@ def test_a_loss_that_is_no_number_is_named_in_its_first_step(build):
 
 
 def test_bad_yaml_of_gan_models(build, options):
-    with pytest.raises(InputError, match=r"train\.ldl_opt.*never calls it"):
+    with pytest.raises(InputError, match=r"train\.ldl_opt"):
         build("PerceptualSRGANModel", {"pixel_opt": L1, "ldl_opt": L1})
     opt = options("PerceptualSRGANModel", {"pixel_opt": L1})
     del opt["train"]["gan_opt"]
@@ -140,6 +140,74 @@ def test_bad_yaml_of_gan_models(build, options):
         build(None, None, opt=opt)
     with pytest.raises(InputError, match="'loss_wieght'"):
         build("SRModel", {"pixel_opt": L1, "perceptual_opt": {**CRITIC, "loss_wieght": 1}})
+
+
+@pytest.mark.parametrize("kind", ["WeightedTVLoss", "GANLoss"])
+def test_a_loss_whose_second_argument_is_no_ground_truth_is_refused(build, kind):
+    with pytest.raises(InputError, match=rf"losses\[1\] \({kind}\)"):
+        build("PerceptualSRModel", {"losses": [L1, {"type": kind}]})
+
+
+@pytest.mark.parametrize(
+    ("metric", "names"),
+    [
+        ({"type": "calculate_haarpsi", "test_y_channel": False}, "val.metrics.m.*'test_y_channel'"),
+        ({"type": "calculate_harpsi"}, "val.metrics.m.*'calculate_haarpsi'"),
+    ],
+)
+def test_bad_metrics_are_named_before_the_first_iteration(build, options, metric, names):
+    opt = options("PerceptualSRModel", {"losses": [L1]})
+    opt["val"] = {"metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 4}, "m": metric}}
+    with pytest.raises((InputError, UnknownNameError), match=names):
+        build(None, None, opt=opt)
+
+
+def test_options_that_a_projects_model_reads_are_its_own(build, options, broken_losses):
+    import sr_perceptual_loss.integrations.basicsr  # noqa: F401
+    from basicsr.losses import build_loss
+    from basicsr.models.sr_model import SRModel
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    from sr_perceptual_loss.integrations.basicsr.models import perceptual
+
+    class FrequencyModel(SRModel):
+        def init_training_settings(self):
+            super().init_training_settings()
+            self.cri_fft = build_loss(self.opt["train"]["fft_opt"])
+
+        def optimize_parameters(self, current_iter):
+            self.cri_fft(self.gt, self.gt)
+            super().optimize_parameters(current_iter)
+
+    perceptual(FrequencyModel)
+    try:
+        model = build("PerceptualFrequencyModel", {"losses": [L1], "fft_opt": {"type": "NaNLoss"}})
+        with pytest.raises(NonFiniteError, match="cri_fft: the loss"):
+            model.optimize_parameters(1)
+        with pytest.raises(InputError, match=r"train\.ffft_opt.*'fft_opt'"):
+            build("PerceptualFrequencyModel", {"losses": [L1], "fft_opt": L1, "ffft_opt": L1})
+    finally:
+        MODEL_REGISTRY._obj_map.pop("PerceptualFrequencyModel")
+
+
+def test_basicsrs_models_under_a_suffixed_name(options, monkeypatch):
+    import sr_perceptual_loss.integrations.basicsr  # noqa: F401
+    from basicsr.models import build_model
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    from sr_perceptual_loss.integrations.basicsr.projects import ensure_model
+
+    monkeypatch.setattr(torch.nn.Module, "cuda", lambda self, *_: self)  # it puts its degradations on the GPU
+    for name in ("PerceptualRealESRNetModel", "PerceptualRealESRGANModel"):
+        ensure_model(name)
+        assert name in MODEL_REGISTRY
+    opt = options("PerceptualRealESRGANModel", {"losses": [CRITIC], "ldl_opt": L1, "ema_decay": 0.9})
+    opt |= {"queue_size": 4, "l1_gt_usm": False, "percep_gt_usm": False, "gan_gt_usm": False}
+    model = build_model(opt)
+    sr, hr = make_pair(2, 64, 64)
+    model.lq, model.gt, model.gt_usm = torch.nn.functional.avg_pool2d(sr, 4), hr, hr
+    model.optimize_parameters(1)
+    assert {"l_g_ldl", "l_g_haarpsi", "l_g_gan"} <= set(model.log_dict)
 
 
 @pytest.mark.fault(4)

@@ -117,6 +117,27 @@ def test_errors_are_worded_and_exit_with_2(project):
     assert "--script nowhere.py: no such file" in log
 
 
+def test_files_that_only_look_like_states_and_yaml_tags(tmp_path, monkeypatch):
+    """macOS puts `._2.state` beside `2.state` on some drives; BasicSR's loader accepts tags such as !!python/tuple."""
+    from types import SimpleNamespace
+
+    from sr_perceptual_loss.integrations import basicsr_runner
+    from sr_perceptual_loss.integrations.basicsr.projects import model_type_of
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    states = tmp_path / "experiments" / "run" / "training_states"
+    states.mkdir(parents=True)
+    for iteration in (2, 10):
+        torch.save({"iter": iteration}, states / f"{iteration}.state")
+    (states / "._10.state").write_bytes(b"no checkpoint")
+    train = SimpleNamespace(check_resume=lambda opt, iteration: None)
+    basicsr_runner._resume_on_cpu(train)
+    assert train.load_resume_state({"name": "run", "auto_resume": True, "path": {}})["iter"] == 10
+    (tmp_path / "x.yml").write_text("name: t\nmodel_type: SRModel\nbetas: !!python/tuple [0.9, 0.99]\n")
+    assert model_type_of(["-opt", "x.yml"]) == "SRModel"
+
+
 @pytest.mark.fault(69)
 def test_without_basicsr_the_message_says_what_to_do(tmp_path):
     code = (

@@ -114,9 +114,6 @@ class LossList(nn.Module):
         parts: name -> detached 0-d value of the last call.
         checks: the finite checks, one per entry; our models read them before the optimizer step.
         guard: set by our models.
-
-    Raises:
-        InputError: no entries, two with one name, unknown keys.
     """
 
     def __init__(self, losses: Sequence[Mapping[str, Any]], balance: Mapping[str, Any] | None = None) -> None:

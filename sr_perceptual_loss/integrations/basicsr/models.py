@@ -1,8 +1,7 @@
 """BasicSR models with a list of losses: one mixin over BasicSR's own classes, no copy of their training step.
 
-What the mixin adds: ``train.losses``, a log value per entry on every rank and step, a stop before the optimizer step
-when a loss or gradient is not finite, an error for ``*_opt`` keys that nobody would read, ``train.guard``, and the
-state of losses and guard across a resume.
+What the mixin adds: ``train.losses`` with a log value per entry on every rank and step, finite checks before each
+optimizer step, ``train.guard``, errors for keys that nobody would read, and the state of losses and guard on resume.
 """
 
 from __future__ import annotations
@@ -35,23 +34,14 @@ from sr_perceptual_loss.integrations.basicsr.saving import read_side_state, save
 from sr_perceptual_loss.losses.distributed import world_size
 from sr_perceptual_loss.monitor.guard import HackingError, HackingGuard
 
-__all__ = [
-    "PerceptualESRGANModel",
-    "PerceptualMixin",
-    "PerceptualSRGANModel",
-    "PerceptualSRModel",
-    "PerceptualSwinIRGANModel",
-    "PerceptualSwinIRModel",
-    "perceptual",
-]
+__all__ = ["PerceptualMixin", "PerceptualSRGANModel", "PerceptualSRModel", "perceptual"]
 
 #: BasicSR's attribute -> key of its options, for messages.
 SLOT_NAMES = {"cri_pix": "pixel_opt", "cri_gan": "gan_opt", "cri_ldl": "ldl_opt", "cri_perceptual": "perceptual_opt"}
-#: Keys of ``train:`` that BasicSR does not know and would ignore; what is nearly one of them is an error.
+#: Keys of ``train:`` that BasicSR would ignore; what is nearly one of them, or another name for it, is an error.
 OWN_KEYS = ("losses", "balance", "guard")
-#: Other names for them that somebody may think of.
-OTHER_NAMES = {"loss_opt": "losses", "losses_opt": "losses", "extra_losses": "losses", "guard_opt": "guard"}
-OTHER_NAMES |= {"hacking_guard": "guard"}
+OTHER_NAMES = dict.fromkeys(("loss_opt", "losses_opt", "extra_losses"), "losses")
+OTHER_NAMES |= dict.fromkeys(("guard_opt", "hacking_guard"), "guard")
 #: Defaults of ``train.guard``. Adversarial training trades fidelity for texture by itself, hence its tolerance.
 GUARD: dict[str, Any] = {"every": 200, "action": "warn"}
 GAN_GUARD = {**GUARD, "tolerance": 3.0}
@@ -89,11 +79,10 @@ def _check_options(opt: Mapping[str, Any], slots: set[str], model: str) -> None:
         kind = str(options.get("type"))
         if kind not in METRIC_REGISTRY and f"{kind}_basicsr" not in METRIC_REGISTRY:
             raise UnknownNameError(f"val.metrics.{name}: no metric '{kind}'.{nearest(kind, METRIC_REGISTRY.keys())}")
-        function = METRIC_REGISTRY.get(kind)
-        if function.__module__ == host.__name__:
-            check_known_keys(
-                f"val.metrics.{name}", options, ["type", *list(inspect.signature(function).parameters)[2:]]
-            )
+        metric = METRIC_REGISTRY.get(kind)
+        if getattr(metric, "__module__", "") == host.__name__:
+            keys = ["type", *list(inspect.signature(metric).parameters)[2:]]
+            check_known_keys(f"val.metrics.{name}", options, keys)
 
 
 def _build_guard(given: object, defaults: Mapping[str, Any]) -> HackingGuard | None:
@@ -144,8 +133,8 @@ class PerceptualMixin:
         self._install_checks()
         pair_losses = {} if self.loss_list is None else self.loss_list.pair_losses
         if self.loss_list is not None and any("score" in loss.term_names for loss in pair_losses.values()):
-            defaults = GAN_GUARD if "gan_opt" in self.loss_slots else GUARD
-            self.loss_list.guard = _build_guard(train.get("guard", True), defaults)
+            gan = "gan_opt" in self.loss_slots
+            self.loss_list.guard = _build_guard(train.get("guard", True), GAN_GUARD if gan else GUARD)
         elif train.get("guard"):
             get_root_logger().warning("train.guard: no entry of `losses` has a critic's score; there is no guard.")
 
@@ -207,10 +196,9 @@ class PerceptualMixin:
         """Replace BasicSR's one perceptual value by one value per entry, with the same keys in every step."""
         named: dict[str, Tensor] = OrderedDict(loss_dict)
         zero = torch.zeros((), device=self.device)
-        if getattr(self, "cri_pix", None) is not None:
-            named.setdefault(f"{self.log_prefix}pix", zero)
-        if "gan_opt" in self.loss_slots:
-            named.setdefault(f"{self.log_prefix}gan", zero)
+        for name in ("pix", "ldl", "gan"):
+            if getattr(self, f"cri_{name}", None) is not None:
+                named.setdefault(f"{self.log_prefix}{name}", zero)
         if self.loss_list is not None:
             named.pop(f"{self.log_prefix}percep", None)
             for name in self.loss_list.names:

@@ -55,7 +55,8 @@ class CAMixerCompat:
 
     def test(self) -> None:
         """BasicSR's own, under the seed of this draw."""
-        seed = as_int("val.routing_seed", self._val("routing_seed", 0)) + self.draw
+        val = self.opt.get("val") or {}
+        seed = as_int("val.routing_seed", val.get("routing_seed", 0)) + self.draw
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
@@ -63,12 +64,9 @@ class CAMixerCompat:
 
     def nondist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:
         """BasicSR's own, which is also that of rank 0, with every image coming once per draw."""
-        draws = as_int("val.routing_draws", self._val("routing_draws", 1), minimum=1)
+        draws = as_int("val.routing_draws", self.opt["val"].get("routing_draws", 1), minimum=1)
         super().nondist_validation(Draws(dataloader, draws, self), current_iter, tb_logger, save_img)  # type: ignore[misc]
         self.draw = 0
-
-    def _val(self, key: str, default: int) -> object:
-        return (self.opt.get("val") or {}).get(key, default)
 
 
 class Draws:
@@ -93,7 +91,7 @@ COMPAT: dict[str, type] = {"CAModel": CAMixerCompat}
 
 
 def model_type_of(basicsr_args: Sequence[str]) -> str | None:
-    """``model_type`` of the file after ``-opt``, or None: BasicSR's own parser reports what is wrong with the file."""
+    """``model_type`` of the file after ``-opt``, or None: BasicSR's own parser reports what is wrong with it."""
     arguments = list(basicsr_args)
     path = Path(arguments[arguments.index("-opt") + 1]) if "-opt" in arguments[:-1] else None
     if path is None or not path.is_file():

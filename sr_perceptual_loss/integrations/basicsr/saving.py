@@ -17,10 +17,7 @@ VERSION = 2
 
 
 def side_file(training_states: Path, iteration: int) -> Path:
-    """The file that belongs to ``training_states/<iteration>.state``.
-
-    It is in a folder of its own: ``--auto_resume`` takes every name in BasicSR's that ends in "state" for a number.
-    """
+    """Not in ``training_states/``, where ``--auto_resume`` takes every name that ends in "state" for a number."""
     return training_states.parent / "srpl_states" / f"{iteration}.srpl.state"
 
 
