@@ -159,7 +159,6 @@ def main() -> None:
     script = sys.argv.pop(1)
 
     def prepare() -> None:
-        # The scripts import the name from this module when they start.
         import_module("models.select_model").define_Model = define_model  # type: ignore[attr-defined]
 
     run_script(script, "models", prepare)

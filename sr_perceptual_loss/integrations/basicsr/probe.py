@@ -18,6 +18,7 @@ from torch import Tensor
 from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.integrations.basicsr.losses import LossList
 from sr_perceptual_loss.integrations.basicsr.projects import ensure_model
+from sr_perceptual_loss.integrations.host import HostLoss
 from sr_perceptual_loss.monitor.probe import PairFunction, ProbeReport, probe
 
 __all__ = ["losses_of", "probe_model", "probe_yaml"]
@@ -43,8 +44,8 @@ def losses_of(model: Any) -> tuple[dict[str, PairFunction], dict[str, float]]:
         losses["gan"], functions["gan"] = gan, lambda sr, hr: _adversarial(model, sr, hr)
     weights = {}
     for name, loss in losses.items():
-        inner = getattr(loss, "loss", loss)
-        weight = getattr(inner, "loss_weight", getattr(inner, "perceptual_weight", None))
+        owner = loss.loss if isinstance(loss, HostLoss) else loss
+        weight = getattr(owner, "loss_weight", getattr(owner, "perceptual_weight", None))
         if isinstance(weight, int | float):
             weights[name] = float(weight)
     return functions, weights
