@@ -238,7 +238,7 @@ class SSIMPerceptualRatioLoss(PairLoss):
             )
         except NonFiniteError as error:
             raise NonFiniteError(f"{self.label}: {str(error).removesuffix(STOPPED)}{STOPPED}") from None
-        found = self.balancer.terms
-        terms.update({f"{part}_norm": found[f"norm_{part}"] for part in ("distortion", "perceptual")})
-        terms.update({"lambda": found["weight_perceptual"], "cosine": found["cos_distortion_perceptual"]})
+        balance = self.balancer.terms
+        terms.update({f"{part}_norm": balance[f"norm_{part}"] for part in ("distortion", "perceptual")})
+        terms.update({"lambda": balance["weight_perceptual"], "cosine": balance["cos_distortion_perceptual"]})
         return value
