@@ -66,7 +66,7 @@ __all__ = [
     "ssim",
 ]
 
-_ROOMS = {
+_MODULES = {
     "critics": ("Critic", "CriticCard", "SizeRule", "create_critic", "get_card", "list_critics", "register_critic"),
     "errors": ("InputError", "NonFiniteError", "UnknownNameError", "WeightsError"),
     "losses": (
@@ -85,13 +85,13 @@ _ROOMS = {
     "ops.ssim": ("ssim",),
     "weights": ("load_weights", "save_weights"),
 }
-_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOM_OF:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'sr_perceptual_loss' has no attribute '{name}'")
-    value = getattr(import_module(f"sr_perceptual_loss.{_ROOM_OF[name]}"), name)
+    value = getattr(import_module(f"sr_perceptual_loss.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value
 

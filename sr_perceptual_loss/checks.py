@@ -1,4 +1,4 @@
-"""Input validation and its wording: the one place. An error says what was given, what was expected and the cure."""
+"""Input validation. An error message says what was given, what was expected and how to fix it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ __all__ = [
 
 #: Dtypes of images; 8-bit floats have no arithmetic.
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-#: An image in 0..255 stays below 8 only where it is black. A network at the start of its training may overshoot that
-#: far, so of sr the mean is checked, with a wider limit.
+#: Limits that images in 0..255 exceed unless they are nearly black. The values of an untrained network may overshoot
+#: that far, so for sr the mean is checked instead of the maximum.
 HR_MAXIMUM, SR_MEAN = 8.0, 16.0
 
 
@@ -59,12 +59,12 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
 
 
 def check_known_keys(where: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse unknown keys.
+    """Raise an error for unknown keys.
 
     Args:
         where: what the keys belong to, for the message.
-        given: the keys of the caller.
-        known: the keys allowed.
+        given: keys that the caller passed.
+        known: allowed keys.
 
     Raises:
         InputError: at the first unknown key, with the nearest known one.
@@ -79,13 +79,13 @@ def as_path(value: str | Path) -> Path:
     """The path with ``~`` replaced by the home directory.
 
     Args:
-        value: as the user wrote it.
+        value: path as the user wrote it.
 
     Returns:
         The expanded path.
 
     Raises:
-        InputError: the home directory is not known, such as that of a user who does not exist.
+        InputError: the home directory is unknown, for example because the user does not exist.
     """
     try:
         return Path(value).expanduser()
@@ -156,10 +156,10 @@ def check_pair(sr: Tensor, hr: Tensor) -> None:
         hr: reference image, same shape and device.
 
     Raises:
-        InputError: with what was given, what was expected and the cure.
+        InputError: the pair is not as described above.
     """
     for role, image in (("sr", sr), ("hr", hr)):
-        # One condition on the usual way; the reasons are looked for only where it fails.
+        # One condition for valid images; the reason is determined only if it fails.
         if not (isinstance(image, Tensor) and image.dim() == 4 and image.shape[1] == 3 and image.dtype in DTYPES):
             _raise_bad_image(role, image)
     if sr.shape != hr.shape:
@@ -200,13 +200,13 @@ def _raise_bad_image(role: str, image: object) -> None:
 
 
 class RangeCheck:
-    """Checks in the first calls only that images are on the [0, 1] scale, since reading values syncs an accelerator.
+    """Checks that images have values in [0, 1]. Reading values syncs an accelerator, so only the first calls check.
 
-    Overshoot is allowed. Data in [-1, 1] give one warning, since a reference may have a few negative values.
+    Overshoot is allowed. Data in [-1, 1] give one warning, no error, since a reference may have a few negative values.
 
     Args:
-        name: of the critic or loss, for messages.
-        calls: how many calls are checked.
+        name: name of the critic or loss, for messages.
+        calls: number of calls that check.
     """
 
     def __init__(self, name: str, calls: int = 3) -> None:
@@ -222,7 +222,7 @@ class RangeCheck:
             hr: reference images, same shape.
 
         Raises:
-            InputError: a scale such as 0..255.
+            InputError: a value range such as 0..255.
             NonFiniteInputError: NaN or infinity in ``hr``.
         """
         if self.calls_left <= 0 or len(hr) == 0 or torch.compiler.is_compiling():

@@ -1,6 +1,6 @@
 """The command ``srpl``. Data goes to stdout, messages to stderr; exit code 2 means that the input was refused.
 
-Nothing heavy is imported here or at the top of a command's file, so ``srpl --help`` answers at once.
+Nothing heavy is imported here or at the top of a command's file, so ``srpl --help`` is fast.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LAB = ("accelerate", "choix", "filelock", "jinja2", "matplotlib", "msgspec", "ri
 
 
 class Commands(TyperGroup):
-    """Turns the package's own errors into one message and exit code 2, for all commands alike."""
+    """Turns the package's errors into one message and exit code 2, for all commands."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
@@ -73,7 +73,7 @@ app.command("probe")(probe.probe)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("metrics")(metrics.metrics)
-# Its own options, then everything that BasicSR's parser knows.
+# Options that it does not know are passed to BasicSR's parser.
 app.command("basicsr", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(basicsr.basicsr)
 
 

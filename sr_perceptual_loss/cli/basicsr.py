@@ -1,4 +1,4 @@
-"""``srpl basicsr``: BasicSR's own training with our losses, models and metrics registered."""
+"""``srpl basicsr``: BasicSR's training pipeline with our losses, models and metrics registered."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def basicsr(
 ) -> None:
     """Train with BasicSR: srpl basicsr -opt x.yml [--auto_resume] [--launcher pytorch] [--force_yml a:b=c].
 
-    All other options go to BasicSR's own parser. Under torchrun:
+    All other options go to BasicSR's parser. Under torchrun:
     torchrun --nproc_per_node 4 -m sr_perceptual_loss.integrations.basicsr_runner -opt x.yml --launcher pytorch
     """
     from sr_perceptual_loss.integrations.basicsr_runner import run

@@ -1,4 +1,4 @@
-"""``srpl convert``: a published checkpoint, or one of your own training, into our file."""
+"""``srpl convert``: from a checkpoint, published or of your own training, to a weights file of this package."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def convert(
     ] = None,
     seed: Annotated[int, typer.Option(help="With --warm-start: of the random entries.", min=0)] = 0,
 ) -> None:
-    """Convert a checkpoint into one .safetensors file (never runs code of it); prints its path and SHA-256.
+    """Convert a checkpoint into one .safetensors file; prints its path and SHA-256. Code in a checkpoint is never run.
 
-    Files in the store are found by weights='local'. With --warm-start, entries that no file gives stay random, and the
-    file says that it must be trained; it is never put into the store.
+    weights='local' uses the files of the store. With --warm-start, entries that no file gives stay random, and the file
+    is marked as one that must be trained; it is never put into the store.
     """
     from sr_perceptual_loss.critics import get_card
     from sr_perceptual_loss.critics.registry import critic_class, which_critic

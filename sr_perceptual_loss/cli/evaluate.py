@@ -31,11 +31,11 @@ def evaluate(
     critic: Annotated[str, typer.Argument(help="Critic, one of `srpl list`.", metavar="CRITIC")],
     data: Annotated[str, typer.Option(help="Data set, such as kadid10k; table for your own CSV.", metavar="NAME")],
     root: Annotated[Path, typer.Option(help="Folder of the data set.")],
-    labels: Annotated[Path | None, typer.Option(help="Another label file than the one under the root.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="A label file other than the one under the root.")] = None,
     weights: Annotated[str, typer.Option(help="local (never downloads), a tag, a path, or random (trials).")] = "local",
     split: Annotated[str, typer.Option(help="all, a published part, or train / val by reference content.")] = "all",
     train_share: Annotated[
-        float | None, typer.Option(help="Of train [0.8]; given, published parts are unused.")
+        float | None, typer.Option(help="Share of train, by default 0.8; published parts are not used then.")
     ] = None,
     split_seed: Annotated[int, typer.Option(help="Of the split by reference content and of --limit.")] = 0,
     protocol: Annotated[
@@ -43,13 +43,15 @@ def evaluate(
         typer.Option(help="paper (default with crops), released, single_scale, centre, full (whole images)."),
     ] = None,
     crop_size: Annotated[int | None, typer.Option(help="Side of the crops for a critic of free size.")] = None,
-    limit: Annotated[int | None, typer.Option(help="So many images (votes): whole contents, then cut.", min=1)] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="At most so many images (votes), content by content.", min=1)
+    ] = None,
     device: Device = "cpu",
     crops_at_once: Annotated[int, typer.Option(help="Batch size; limits the memory.")] = 8,
     out: Annotated[Path | None, typer.Option(help="Folder for scores.csv, result.json and report.html.")] = None,
     seed: Annotated[int, typer.Option(help="Of the crop positions, the bootstrap and random weights.")] = 0,
     bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals; 0 for none.")] = 1000,
-    worst: Annotated[int, typer.Option(help="Largest disagreements shown as pictures in the report.")] = 8,
+    worst: Annotated[int, typer.Option(help="Largest disagreements that the report shows as images.")] = 8,
 ) -> None:
     """Compare a critic's scores with human opinions; prints name, value, low, high, count, meaning (tab-separated).
 
@@ -72,7 +74,7 @@ def evaluate(
     label_set = _limited(label_set, limit, split_seed)
     for note in label_set.notes:
         log(f"{label_set.name}: {note}")
-    # What a score depends on; the other settings only say what is done with the scores.
+    # What a score depends on; the other settings concern only the use of the scores.
     settings: dict[str, object] = {
         "critic": critic,
         "weights_digest": critic_digest(network),
@@ -121,7 +123,7 @@ def _critic(name: str, weights: str, device: str, seed: int) -> Critic:
 
 
 def _protocol(critic: Critic, name: str | None, crop_size: int | None) -> Protocol:
-    """The protocol asked for, or the default, which is logged."""
+    """The requested protocol, or the default, which is logged."""
     from sr_perceptual_loss.lab.evaluation.protocol import get_protocol
 
     if name is None:
@@ -131,7 +133,7 @@ def _protocol(critic: Critic, name: str | None, crop_size: int | None) -> Protoc
 
 
 def _part(labels: LabelSet, split: str, train_share: float | None, seed: int) -> LabelSet:
-    """The part of the set that was asked for; logs which kind of split it is."""
+    """The requested part of the set; logs which kind of split it is."""
     from sr_perceptual_loss.lab.data.labels import split_contents
 
     if split == "all":
@@ -149,7 +151,7 @@ def _part(labels: LabelSet, split: str, train_share: float | None, seed: int) ->
 
 
 def _limited(labels: LabelSet, limit: int | None, seed: int) -> LabelSet:
-    """The first images (votes) of the contents in a seeded order, so that most contents are complete."""
+    """The first images (votes), with the contents in a seeded order, so that most contents are complete."""
     from dataclasses import replace
 
     import numpy as np

@@ -1,6 +1,6 @@
 """``srpl metrics``: a folder of SR images against a folder of references, image by image, into a CSV.
 
-PSNR and SSIM leave a border out; nothing else does.
+Only PSNR and SSIM leave a border out.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def metrics(
     crop: Annotated[
         int | None, typer.Option(help="Border that PSNR and SSIM ignore; default the scale.", min=0)
     ] = None,
-    names: Annotated[str, typer.Option("--metrics", help="See below; '' for none.")] = "psnr_y,ssim_y",
+    names: Annotated[str, typer.Option("--metrics", help="Names from the list above; '' for none.")] = "psnr_y,ssim_y",
     critic: Annotated[list[str] | None, typer.Option(help="Critic, one of `srpl list`; repeatable.")] = None,
     weights: Annotated[list[str] | None, typer.Option(help="CRITIC=local|TAG|PATH, repeatable; default local.")] = None,
     protocol: Annotated[str, typer.Option(help="covering (as `srpl score`), or one of `srpl evaluate`.")] = "covering",
@@ -56,7 +56,7 @@ def metrics(
     Metrics: psnr_y, ssim_y, psnr_rgb, ssim_rgb, lpips (AlexNet), lpips_vgg, dists, sf, sn, sfsn, sfsn_1_9.
 
     Folders are matched as in `srpl score`; LR images are matched with the HR images in the same way. A reference whose
-    sides are no multiples of the scale is cut where the SR image is that much smaller. An interrupted run continues:
+    sides are not multiples of the scale is cut if the SR image has the cut size. An interrupted run continues:
     rows of the same settings and the same files are not computed again.
     """
     from sr_perceptual_loss import __version__
@@ -120,9 +120,9 @@ def _files(sr: Path, hr: Path, lr: Path | None) -> list[_Files]:
         raise InputError(f"--lr: {error}") from None
     for _, reference in pairs:
         if len(inputs[reference]) != 1:
-            found = ", ".join(path.name for path in inputs[reference]) or "none"
+            names = ", ".join(path.name for path in inputs[reference]) or "none"
             raise InputError(
-                f"--lr: {len(inputs[reference])} LR images for {reference.name} ({found}), expected one in {lr}."
+                f"--lr: {len(inputs[reference])} LR images for {reference.name} ({names}), expected one in {lr}."
             )
     return [_Files(image, reference, inputs[reference][0]) for image, reference in pairs]
 

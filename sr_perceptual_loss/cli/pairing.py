@@ -1,4 +1,4 @@
-"""Which SR image belongs to which HR image, by file names alone."""
+"""Which SR image belongs to which HR image, by file names only."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from sr_perceptual_loss.errors import InputError
 
 __all__ = ["Matches", "match_images"]
 
-#: What may follow the HR name in an SR name: x4, _x4, _SRNet, x4_SRNet, -5000. Not a bare letter or digit, so that
-#: img_10 is never taken for img_1.
+#: What may follow the HR name in an SR name: x4, _x4, _SRNet, x4_SRNet, -5000. It cannot begin with another letter or a
+#: digit, so that img_10 is never matched with img_1.
 _ENDING = re.compile(r"(x\d+)?([^0-9A-Za-z].*)?")
 
 
@@ -68,9 +68,9 @@ def match_images(sr: Path, hr: Path, role: str = "SR") -> Matches:
 def _reference(sr: Path, references: list[Path]) -> Path | None:
     matches = [path for path in references if path.name == sr.name] or [p for p in references if p.stem == sr.stem]
     if not matches:
-        starts = [p for p in references if sr.stem.startswith(p.stem) and _ENDING.fullmatch(sr.stem[len(p.stem) :])]
-        longest = max((len(path.stem) for path in starts), default=0)
-        matches = [path for path in starts if len(path.stem) == longest]
+        prefixes = [p for p in references if sr.stem.startswith(p.stem) and _ENDING.fullmatch(sr.stem[len(p.stem) :])]
+        longest = max((len(path.stem) for path in prefixes), default=0)
+        matches = [path for path in prefixes if len(path.stem) == longest]
     if len(matches) > 1:
         raise InputError(f"{sr.name} may belong to {_names(matches)}; leave only one of them in the folder.")
     return matches[0] if matches else None
@@ -82,7 +82,7 @@ def _images(folder: Path, role: str) -> list[Path]:
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     others = [path for path in files if path.suffix.lower() not in SUFFIXES]
     if others:
-        log(f"{role}: ignored {len(others)} file(s) that are no PNG, JPEG, WebP or BMP: {_names(others)}")
+        log(f"{role}: ignored {len(others)} file(s) that are not PNG, JPEG, WebP or BMP: {_names(others)}")
     return [path for path in files if path not in others]
 
 

@@ -1,4 +1,4 @@
-"""``srpl probe``: which weight? Gradient norms of the losses of a BasicSR YAML, and weights for wanted shares."""
+"""``srpl probe``: gradient norms of the losses of a BasicSR YAML, and the loss weights that give wanted shares."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def probe(
     opt: Annotated[Path, typer.Option("-opt", "--opt", help="BasicSR option file.")],
     batches: Annotated[int, typer.Option(help="Training batches to look at.")] = 4,
     share: Annotated[
-        list[str] | None, typer.Option("--share", help="Wanted part of a loss, NAME=NUMBER; repeatable; default equal.")
+        list[str] | None,
+        typer.Option("--share", help="Wanted share of a loss, NAME=NUMBER; repeatable; default equal."),
     ] = None,
     reference: Annotated[str | None, typer.Option(help="Loss whose weight stays; default the first.")] = None,
     iteration: Annotated[int | None, typer.Option(help="Global iteration for schedules; default the last.")] = None,
@@ -41,7 +42,7 @@ def probe(
         if text.count("=") != 1:
             raise InputError(f"--share {text}: expected NAME=NUMBER, for instance --share rqi=1.")
     shares: Any = dict(text.split("=") for text in share) if share else None
-    # BasicSR prints; stdout belongs to the result.
+    # BasicSR prints to stdout, where only the result may go.
     with contextlib.redirect_stdout(sys.stderr):
         prepare(imports or ())
         # Not importable before `prepare`.

@@ -19,7 +19,7 @@ def log(text: str) -> None:
 
 
 def track(items: Sequence[T], label: str) -> Iterator[T]:
-    """The items one by one, with a bar and the time left if stderr is a terminal."""
+    """The items one by one, with a progress bar if stderr is a terminal."""
     if len(items) < 2 or not sys.stderr.isatty():
         yield from items
         return
@@ -28,7 +28,7 @@ def track(items: Sequence[T], label: str) -> Iterator[T]:
 
 
 def print_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table for people on stdout; needs rich, of the extra ``lab``."""
+    """A formatted table on stdout; needs rich, of the extra ``lab``."""
     from rich.console import Console
     from rich.table import Table
 

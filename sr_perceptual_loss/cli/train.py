@@ -17,7 +17,7 @@ def train(
     config: Annotated[Path, typer.Option("--config", "-c", help="Training file, see examples/critics.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", help="section.key=value in place of the file's; may be repeated.", metavar="KEY=VALUE"),
+        typer.Option("--set", help="section.key=value replaces the file's value; repeatable.", metavar="KEY=VALUE"),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest state in the out folder.")] = False,
 ) -> None:

@@ -1,7 +1,7 @@
 """The interface of a critic: an image pair in, one score per pair out, higher is better.
 
-A critic does not know that it is a loss: no signs, crops, freezing or schedules here, so that the same class can be
-trained, evaluated and used as a loss. A new critic is one file: a subclass of :class:`Critic` with a ``card``,
+A critic has no sign, crops, freezing or schedule of a loss, so that the same class can be trained, evaluated and used
+as a loss. A new critic is one file: a subclass of :class:`Critic` with a ``card``,
 ``_encode_target`` and ``_compare``, decorated with ``register_critic`` and imported in ``critics/__init__.py``.
 """
 
@@ -73,17 +73,17 @@ class SizeRule:
 
 @dataclass(frozen=True)
 class CriticCard:
-    """What a person should know about a critic before using it.
+    """Facts about a critic.
 
     Attributes:
-        name: the critic's name in the registry, in YAML files and of its file or folder.
+        name: the critic's name in the registry and in YAML files; also that of its file or folder.
         paper: citation.
         input_size: sizes that the full network takes.
         score_range: approximate range of the scores of trained weights.
         relative: True if 0 means "as good as the reference" and scores may be negative.
-        symmetric: True if swapping the two images leaves the score as it is.
-        differences: from the reference code, one sentence each.
-        weights: published or bundled weights by tag; the first tag is the default one.
+        symmetric: True if swapping the two images does not change the score.
+        differences: differences from the reference code, one sentence each.
+        weights: published weights by tag; the first tag is the default.
         needs_weights: False for a critic that is a formula.
     """
 
@@ -137,14 +137,14 @@ class Critic(nn.Module, ABC):
     unused: ClassVar[tuple[str, ...]] = ()
     #: Prefixes of the parameters that the published training keeps fixed.
     published_frozen: tuple[str, ...] = ()
-    #: What :meth:`inference_form` builds; the package of the critic connects the two.
+    #: Class that :meth:`inference_form` builds; set in the package of the critic.
     inference_class: ClassVar[type[InferenceForm] | None] = None
 
     def __init__(self, config: Mapping[str, Any] | None = None, input_size: SizeRule | None = None) -> None:
         super().__init__()
         self.config: dict[str, Any] = dict(config or {})
         self.input_size = input_size or self.card.input_size
-        #: torch.bfloat16 lets matrix products and convolutions run in it; None computes all in `compute_dtype`.
+        #: torch.bfloat16 runs matrix products and convolutions in it; None computes everything in `compute_dtype`.
         self.autocast_dtype: torch.dtype | None = None
         #: "auto": the fastest equal implementation for device and size; "reference": the operators as published.
         self.kernels = "auto"
@@ -152,7 +152,7 @@ class Critic(nn.Module, ABC):
 
     @classmethod
     def tiny(cls) -> Self:
-        """The same network at a size that takes milliseconds on a CPU, for tests, with random weights."""
+        """The same network with random weights, small enough to take milliseconds on a CPU; for tests."""
         return cls()
 
     @staticmethod
@@ -168,13 +168,13 @@ class Critic(nn.Module, ABC):
         return dict(state)
 
     def inference_form(self) -> Critic:
-        """A critic for fixed weights with the same scores and gradients to ``sr``, at less time and memory.
+        """A critic for fixed weights with the same scores and gradients to ``sr``, but less time and memory.
 
-        It may merge or leave out parts. So it has its own state dict and target features, and it cannot be trained.
+        It may merge or leave out layers. So its state dict and target features differ, and it cannot be trained.
 
         Returns:
-            A critic in eval mode that shares unchanged tensors with this one; this one itself if there is no such form
-            or ``kernels`` is "reference".
+            A critic in eval mode that shares unchanged tensors with this one; ``self`` if there is no such form or
+            ``kernels`` is "reference".
         """
         if self.inference_class is None or self.kernels == "reference":
             return self
@@ -182,11 +182,11 @@ class Critic(nn.Module, ABC):
 
     @abstractmethod
     def _encode_target(self, hr: Tensor) -> TargetFeatures:
-        """All that depends on ``hr`` alone; ``hr`` is (N, 3, H, W) in the compute dtype."""
+        """Features that depend on ``hr`` alone; ``hr`` is (N, 3, H, W) in the compute dtype."""
 
     @abstractmethod
     def _compare(self, sr: Tensor, hr: Tensor, target: TargetFeatures) -> Tensor:
-        """Scores (N,) of images in the compute dtype and the result of ``_encode_target(hr)``."""
+        """Scores (N,), from images in the compute dtype and the result of ``_encode_target(hr)``."""
 
     def compute_dtype(self, image: Tensor) -> torch.dtype:
         """The dtype of the parameters; for a formula the image's dtype, at least float32."""
@@ -203,10 +203,10 @@ class Critic(nn.Module, ABC):
         Args:
             sr: SR (distorted) image, (N, 3, H, W) RGB in [0, 1]; slight overshoot is allowed and not clamped.
             hr: reference image, same shape.
-            target_features: result of :meth:`encode_target` for this ``hr``, to save the work.
+            target_features: result of :meth:`encode_target` for this ``hr``; computed if None.
 
         Returns:
-            (N,) scores; a score never depends on the other pairs of the batch.
+            (N,) scores; a score does not depend on the other pairs of the batch.
 
         Raises:
             InputError: wrong rank, channels, size, dtype, device or value scale.
@@ -264,12 +264,12 @@ class InferenceForm(Critic):
 
     def __init__(self, critic: Critic) -> None:
         self.card = critic.card
-        # Not super(): a form may also inherit methods from the network, whose __init__ would build it again.
+        # Not super(): a subclass may also inherit from the network, whose __init__ would build its layers.
         Critic.__init__(self, config=critic.config, input_size=critic.input_size)
         self.autocast_dtype, self.kernels = critic.autocast_dtype, critic.kernels
 
     def inference_form(self) -> Critic:
-        """This critic itself."""
+        """``self``."""
         return self
 
     def _is_trained(self) -> bool:

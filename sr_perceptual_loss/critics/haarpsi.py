@@ -1,8 +1,8 @@
-"""HaarPSI: Haar wavelet-based perceptual similarity index, in colour. It has no weights, so it always works.
+"""HaarPSI: Haar wavelet-based perceptual similarity index, in colour, without weights.
 
 Differences from the authors' MATLAB code: values are in [0, 1] instead of 0..255 (scaled inside), a small constant
-makes two images without structure score 1 instead of 0/0, and rounding above 1 is cut off in the value, not in the
-gradient. The library piq was tried first: version 0.8 is 3e-5 off the published value and gives 0/0 for black images.
+makes two images without structure score 1 instead of 0/0, and values above 1 from rounding are clamped while their
+gradient is kept. The library piq is not used: version 0.8 is 3e-5 off the published value and gives 0/0 for black images.
 
 Source: Reisenhofer, Bosse, Kutyniok, Wiegand, "A Haar wavelet-based perceptual similarity index for image quality
 assessment", Signal Processing: Image Communication 61 (2018), equations (2)-(12).
@@ -19,6 +19,7 @@ from sr_perceptual_loss.critics.registry import register_critic
 
 __all__ = ["HaarPSI", "compare", "features", "haarpsi"]
 
+# Constants of the paper.
 C = 30.0
 ALPHA = 4.2
 SCALES = 3
@@ -32,7 +33,7 @@ _YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 def _conv_same(image: Tensor, kernel: Tensor) -> Tensor:
     """MATLAB's conv2(..., 'same') with zero padding for even square kernels; (N, 1, H, W) -> (N, K, H, W)."""
     side = kernel.shape[-1]
-    # 'same' starts at floor(side / 2), counted from 0, of the full convolution.
+    # 'same' starts at index floor(side / 2) of the full convolution.
     before = side - 1 - side // 2
     return F.conv2d(F.pad(image, (before, side - 1 - before, before, side - 1 - before)), kernel)
 
@@ -78,7 +79,7 @@ def compare(sr: TargetFeatures, hr: TargetFeatures) -> Tensor:
     """
     (coefficients_sr, chroma_sr), (coefficients_hr, chroma_hr) = sr, hr
     similarity = _similarity(coefficients_sr, coefficients_hr)
-    # Per orientation: mean of the two finest scales; the coarsest one weighs (equations 7 and 9).
+    # Per orientation: mean of the two finest scales; the coarsest scale gives the weights (equations 7 and 9).
     luma = (similarity[:, 0:2] + similarity[:, 2:4]) / 2
     weights = torch.maximum(coefficients_sr[:, 4:6], coefficients_hr[:, 4:6])
     colour = _similarity(chroma_sr, chroma_hr).mean(1, keepdim=True)
@@ -105,7 +106,7 @@ def haarpsi(sr: Tensor, hr: Tensor) -> Tensor:
 
 @register_critic
 class HaarPSI(Critic):
-    """The HaarPSI index as a critic: bounded, symmetric, nothing to download."""
+    """The HaarPSI index as a critic; see :func:`haarpsi`."""
 
     card = CriticCard(
         name="haarpsi",

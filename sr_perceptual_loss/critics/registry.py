@@ -23,9 +23,9 @@ C = TypeVar("C", bound=type[Critic])
 
 
 def register_critic(cls: C) -> C:
-    """Class decorator: make a critic known under ``cls.card.name``.
+    """Class decorator: register a critic under ``cls.card.name``.
 
-    Registering the same class again (a reload) is fine; another class under a taken name is not.
+    The same class may be registered again, as a module reload does; another class needs another name.
 
     Raises:
         InputError: the name is taken.
@@ -69,14 +69,15 @@ def create_critic(name: str, *, weights: str | Path | None = "local", device: st
         name: one of :func:`list_critics`.
         weights: ``"local"`` (the card's default weights, only from this machine, never a download), a tag of the card
             such as ``"official"`` (downloads once), a path to a ``.safetensors`` file, or ``None``: random weights,
-            whose scores mean nothing. A critic without weights accepts ``"local"`` and ``None``.
-        device: where to put it.
+            whose scores are meaningless. A critic without weights accepts ``"local"`` and ``None``.
+        device: device of the critic.
 
     Returns:
-        The critic; its parameters still require gradients, since freezing belongs to the losses.
+        The critic. Its parameters require gradients; the losses freeze them.
 
     Raises:
         UnknownNameError: unknown critic.
+        InputError: ``name`` is not a string.
         WeightsError: weights missing, damaged, of another network, or given for a critic without weights.
     """
     cls = critic_class(name)
@@ -95,13 +96,13 @@ def _with_weights(cls: type[Critic], weights: str | Path) -> Critic:
         raise WeightsError(f"{path} holds weights of the critic '{file.critic}', not '{name}'; use that critic.")
     if is_warm_start(file.metadata):
         warnings.warn(
-            f"{path}: a warm start, not trained under the RQI scheme: its scores are no relative quality. Train it "
+            f"{path}: a warm start, not trained under the RQI scheme: its scores are not relative quality. Train it "
             "first (srpl train, critic.weights) before using it as a loss or a metric.",
             stacklevel=3,
         )
     try:
         critic = cls(**file.config)
-    except Exception as error:  # whatever a damaged or invented header leads to
+    except Exception as error:  # a damaged or forged header may raise anything
         raise WeightsError(
             f"{path}: no {name} can be built with the constructor arguments in its header ({type(error).__name__}: "
             f"{str(error)[:200]}). The file is damaged, or made by another version of this package: fetch or convert "

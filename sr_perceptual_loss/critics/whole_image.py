@@ -1,7 +1,7 @@
-"""Scores of whole images, also by critics that take one size only: the one rule of this package.
+"""Scores of whole images, also by critics that take one size only.
 
 A critic with a fixed input (224x224) scores evenly spaced crops, at the same places in both images, as few as cover the
-image. The score is their mean. This is no published protocol of any critic: compare only numbers made in the same way.
+image. The score is their mean. No paper publishes this protocol: compare only numbers that were computed in this way.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class FrozenLike(Protocol):
 
 
 def score_whole_image(critic: Critic | FrozenLike, sr: Tensor, hr: Tensor, name: str) -> float:
-    """Mean score of the covering crops, or the score of the whole image if the critic takes it.
+    """Score of the whole image if the critic takes its size, else the mean over crops that cover the image.
 
     Args:
         critic: a critic in eval mode, or a ``FrozenCritic``.
         sr: SR (distorted) image, (3, H, W) RGB in [0, 1], on the critic's device.
         hr: reference image, same shape.
-        name: of the image, for messages.
+        name: name of the image, for messages.
 
     Returns:
         The score; higher is better.
@@ -70,7 +70,7 @@ def tile_boxes(rule: SizeRule, height: int, width: int, critic: str, name: str) 
         height: image height.
         width: image width.
         critic: name of the critic, for the message.
-        name: of the image, for the message.
+        name: name of the image, for the message.
 
     Returns:
         (top, left, height, width) of each box; one box if the critic takes the whole image.

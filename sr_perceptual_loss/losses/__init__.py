@@ -1,4 +1,4 @@
-"""Losses in plain PyTorch; no training framework is known here."""
+"""Losses in plain PyTorch, independent of training frameworks."""
 
 from sr_perceptual_loss.losses.balance import GradNormBalancer
 from sr_perceptual_loss.losses.critic_loss import CriticLoss, EfficientPBANLoss, RQILoss

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sr_perceptual_loss.checks import as_float, as_int, check_known_keys
 from sr_perceptual_loss.errors import InputError, NonFiniteError
+from sr_perceptual_loss.losses.base import STOPPED
 from sr_perceptual_loss.losses.distributed import format_ranks, mean_over_ranks, ranks_with_flag, world_size
 from sr_perceptual_loss.losses.gradients import LossTerm, gradient_at, gradient_cosine, per_image_norms, surrogate
 
@@ -26,7 +27,7 @@ __all__ = ["GradNormBalancer"]
 
 #: Share of the past in the averaged norms.
 EMA_DECAY = 0.9
-#: Gradient norms not above it count as vanished.
+#: Gradient norms up to this value count as vanished.
 VANISHED = 1e-12
 #: Upper limit of the weights.
 MAX_WEIGHT = 1e4
@@ -35,7 +36,7 @@ MAX_WEIGHT = 1e4
 class GradNormBalancer(nn.Module):
     """sum_i share_i * w_i * L_i, w_i = norm_reference / norm_i: the gradients at the SR output have the given shares.
 
-    The reference is the first loss of ``shares`` that takes part; it keeps w = 1, so a learning rate tuned for it stays
+    The reference is the first loss of ``shares`` that takes part. It keeps w = 1, so a learning rate tuned for it stays
     valid. The returned value is sum_i share_i * L_i: the weights act on the gradient only, so logs do not jump with
     them. Losses must reach the network through the SR image alone.
 
@@ -107,7 +108,7 @@ class GradNormBalancer(nn.Module):
                 value already computed from ``sr``. Names without a share are refused.
             factors: name -> factor on its share in this call, such as a schedule's; a factor on the loss itself would
                 be cancelled by the balance. At 0 the loss is not called.
-            check: raise at non-finite values; if False, they flow on and the averages ignore them.
+            check: raise an error for non-finite values; if False, they are passed on and the averages ignore them.
 
         Returns:
             0-d tensor, float32 or wider; its gradient with respect to ``sr`` is sum_i share_i * w_i * grad L_i.
@@ -143,7 +144,7 @@ class GradNormBalancer(nn.Module):
     def _differentiate(
         losses: Mapping[str, LossTerm], sr: Tensor, leaf: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Exception | None]:
-        """Values, gradients, and the first error where other ranks wait in the collective call that comes next."""
+        """Values and gradients; with several ranks also the first error, raised after the next collective call."""
         values, gradients, failed = {}, {}, None
         zero = leaf.new_zeros((), requires_grad=False)
         for name, loss in losses.items():
@@ -160,12 +161,12 @@ class GradNormBalancer(nn.Module):
     def _measure(
         self, values: Mapping[str, Tensor], gradients: Mapping[str, Tensor], check: bool, failed: Exception | None
     ) -> dict[str, float]:
-        """Norms averaged over images and ranks, checked with one device sync; writes terms."""
+        """Norms averaged over images and ranks, checked with one device sync; also fills ``terms``."""
         names = list(values)
         if not names:
             return {}
         per_image = torch.stack([per_image_norms(gradients[n]) for n in names])
-        # A value that is bad on one rank must stop all of them, or the others would wait for ever.
+        # A non-finite value on one rank must stop all ranks, or the others would wait forever.
         bad = torch.stack([~torch.isfinite(values[n]) for n in names]).to(per_image.dtype)
         means = mean_over_ranks(torch.cat([per_image.sum(1), bad]), per_image.shape[1])
         numbers = means.tolist()
@@ -181,16 +182,16 @@ class GradNormBalancer(nn.Module):
         ]
         ranks: list[int] = []
         if check and problems:  # the same on all ranks, so all of them make this collective call or none
-            here = bool(bad.any()) or not bool(torch.isfinite(per_image).all())
-            ranks = ranks_with_flag(here, means.device)
+            on_this_rank = bool(bad.any()) or not bool(torch.isfinite(per_image).all())
+            ranks = ranks_with_flag(on_this_rank, means.device)
         if failed is not None:
             raise failed
         if check and problems:
-            raise NonFiniteError(f"{problems[0]}{format_ranks(ranks)}. Stopped before the optimizer step.")
+            raise NonFiniteError(f"{problems[0]}{format_ranks(ranks)}. {STOPPED}")
         return norms
 
     def _weights(self, shares: Mapping[str, float], norms: Mapping[str, float]) -> dict[str, float]:
-        """Weights of the losses, after the averages have taken in the new norms."""
+        """Update the averages with the new norms and compute the weights from them."""
         advance = self.training and (self._iteration is None or self._iteration != self._updated_at)
         averages: dict[str, float] = {}
         for name, norm in norms.items():
@@ -224,14 +225,14 @@ class GradNormBalancer(nn.Module):
             warnings.warn(f"balance: {message}", stacklevel=4)
 
     def get_extra_state(self) -> dict[str, list[float]]:
-        """[m, k] by name, for ``state_dict``: built-in types, under a kilobyte."""
+        """Name -> [m, k], for ``state_dict``."""
         return {name: [mean, count] for name, (mean, count) in self._averages.items()}
 
     def set_extra_state(self, state: dict[str, list[float]]) -> None:
-        """Take the averages over from ``load_state_dict``.
+        """Restore the averages for ``load_state_dict``.
 
         Raises:
-            InputError: they belong to other losses, or are no norms.
+            InputError: the state belongs to other losses, or holds something other than norms and counts.
         """
         check_known_keys("balancer state", state, self.shares)
         self._averages = {

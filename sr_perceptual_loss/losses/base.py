@@ -1,4 +1,4 @@
-"""What all losses of this package share: input validation, finite check, reduction, weight, and ``terms`` for logs."""
+"""Base class of the losses: input validation, finite check, schedule, weight, reduction, and ``terms`` for logs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PairLoss(nn.Module, ABC):
             name of this loss, in the backward pass where a gradient is wanted, else in the call. ``ignore``: no check.
         terms: detached 0-d tensors of the last call: ``loss`` (weighted) and one for each of ``term_names``.
         term_names: keys of ``terms`` beside ``loss``; the same in every call, so that every log line has the same keys.
-        optimises: measures that this loss optimises; a guard does not use them as evidence against it.
+        optimises: measures that this loss optimises; a guard does not use them as evidence.
 
     Raises:
         InputError: at construction, for a wrong value.
@@ -78,8 +78,8 @@ class PairLoss(nn.Module, ABC):
             return min(1.0, self._cap) * self._multiplier
         if self._iteration is None:
             raise InputError(
-                f"{self.label}: it has a schedule, but does not know the iteration. Call loss.step(iteration) before "
-                "each step; in BasicSR use our models (model_type: PerceptualSRModel, ...), which do it."
+                f"{self.label}: the schedule needs the iteration, which is unknown. Call loss.step(iteration) before "
+                "each step; in BasicSR use a model of this package, such as PerceptualSRModel, which does it."
             )
         return min(self.schedule.factor(self._iteration), self._cap) * self._multiplier
 
@@ -139,14 +139,14 @@ class PairLoss(nn.Module, ABC):
             0-d tensor, or (N,) for ``reduction="none"``; float32 or wider.
 
         Raises:
-            InputError: the pair is not what the documentation says.
+            InputError: the pair does not match this description.
             NonFiniteError: NaN or infinity, here or in the backward pass.
         """
         check_pair(sr, hr)
         self._range_check(sr, hr)
         dtype = torch.promote_types(sr.dtype, torch.float32)
-        # A node of its own, so that the hook sees the gradient of this loss alone; in float32, so that an overflow of a
-        # scaled fp16 gradient is left to the GradScaler.
+        # A separate graph node, so that the hook sees the gradient of this loss alone. In float32, so that an overflow
+        # of a scaled fp16 gradient is left to the GradScaler.
         sr = sr.to(dtype).view_as(sr)
         hr = hr.detach().to(dtype)
         if hr.is_inference() and not torch.is_inference_mode_enabled():

@@ -1,4 +1,4 @@
-"""CriticLoss and its named forms: any critic as a loss for the network that made ``sr``."""
+"""CriticLoss, RQILoss and EfficientPBANLoss: a critic as a loss for an SR network."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class CriticLoss(PairLoss):
         loss_weight: factor.
         crops: a :class:`CropPlan`, a mapping of its fields, a crop side, or None (the critic's fixed size, else the
             whole image).
-        form: ``linear``: -score (the papers'); ``hinge``: relu(margin - score); ``softplus``: softplus(margin - score).
-            The last two have no gradient, or a small one, beyond the margin, where learned critics are exploited.
+        form: ``linear``: -score, as in the papers; ``hinge``: relu(margin - score); ``softplus``: softplus(margin -
+            score). Above the margin, where networks exploit a critic, the last two have no or a small gradient.
         margin: for ``hinge`` and ``softplus``; 0 means "as good as the reference" for a relative critic.
         reduction: ``mean``, ``sum`` or ``none``, over images.
         schedule: ``start``, ``ramp``, ``end``, ``every`` in global iterations; see :class:`Schedule`.
@@ -76,7 +76,7 @@ class CriticLoss(PairLoss):
         if critic is None:
             raise InputError(f"{type(self).__name__}: `critic` is missing; one of {', '.join(list_critics())}.")
         self._check_card(critic.card if isinstance(critic, Critic) else get_card(critic))
-        # The cheap checks are done: now the weights are read.
+        # Weights are read last, after the cheap checks.
         self.frozen = FrozenCritic(critic, weights=weights, precision=precision)
         card, rule = self.critic.card, self.critic.input_size
         if self.crops.size is not None:
@@ -104,7 +104,7 @@ class CriticLoss(PairLoss):
 
     @torch.no_grad()
     def scores(self, sr: Tensor, hr: Tensor) -> Tensor | None:
-        """Scores for monitoring, see :meth:`PairLoss.scores`; the crops of the next call stay what they were."""
+        """Scores for monitoring, see :meth:`PairLoss.scores`; the crops of the next call are not affected."""
         state = self._generator.get_state()
         try:
             return super().scores(sr, hr)
@@ -115,14 +115,14 @@ class CriticLoss(PairLoss):
         if self._whole_image:
             score = self._score(sr, hr).unsqueeze(0)
         else:
-            score = torch.stack([self._score(a, b) for a, b in self._crops(sr, hr)])
+            score = torch.stack([self._score(sr_crop, hr_crop) for sr_crop, hr_crop in self._crops(sr, hr)])
         terms = {"score": score}
         if self._relative:
             terms["over_gt_rate"] = (score.detach() > 0).float()
         return FORMS[self.form](score, self.margin).mean(0), terms
 
     def _score(self, sr: Tensor, hr: Tensor) -> Tensor:
-        # The crop decides the size, so the critic's size rule cannot be checked at the entrance.
+        # The critic sees crops, so its size rule is checked here and not in `forward`.
         self._rule.check(sr.shape[2], sr.shape[3], self.optimises[0])
         return self.frozen.score_checked(sr, hr)
 

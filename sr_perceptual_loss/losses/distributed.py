@@ -26,10 +26,10 @@ def mean_over_ranks(sums: Tensor, count: int) -> Tensor:
 
     Args:
         sums: sums of this rank, (K,).
-        count: number of items in these sums; may be 0.
+        count: number of items in these sums on this rank; may be 0.
 
     Returns:
-        (K,); zeros if no rank has any item.
+        Means, (K,); zeros if no rank has any item.
     """
     packed = torch.cat([sums, sums.new_tensor([count])])
     if world_size() > 1:
@@ -41,11 +41,11 @@ def ranks_with_flag(flag: bool | Tensor, device: torch.device) -> list[int]:
     """The ranks on which a flag is true, known to all of them. A collective call and one device sync.
 
     Args:
-        flag: of this rank; a bool or a 0-d tensor.
+        flag: flag of this rank; a bool or a 0-d tensor.
         device: of the process group.
 
     Returns:
-        Rank numbers, ascending; ``[0]`` or ``[]`` where nothing is distributed.
+        Rank numbers, ascending; ``[0]`` or ``[]`` in a single process.
     """
     if world_size() == 1:
         return [0] if bool(flag) else []
@@ -67,14 +67,14 @@ def sync_errors(call: Callable[[], T], what: str, device: torch.device) -> T:
 
     Args:
         call: function without arguments.
-        what: its name, for the message on the ranks without the error.
+        what: name of the function, for the message on the ranks without the error.
         device: of the process group.
 
     Returns:
         The function's result.
 
     Raises:
-        NonFiniteError: another rank has failed. On that rank its own error is raised.
+        NonFiniteError: another rank has failed; the failing rank raises its original error.
     """
     if world_size() == 1:
         return call()
@@ -95,10 +95,10 @@ def gather_messages(messages: Sequence[str]) -> list[str]:
     """The messages of all ranks, each with its rank. A collective call.
 
     Args:
-        messages: of this rank.
+        messages: messages of this rank.
 
     Returns:
-        ``<message> on rank <number>``, in the order of the ranks; the plain messages where nothing is distributed.
+        ``<message> on rank <number>``, in the order of the ranks; the plain messages in a single process.
     """
     if world_size() == 1:
         return list(messages)

@@ -1,4 +1,4 @@
-"""Equation (12) of the Efficient-PBAN paper as printed, and negated. For study only: no training should use it.
+"""Equation (12) of the Efficient-PBAN paper as printed, and negated. For study only, not for training.
 
 With S = SSIM, Q = critic score, D = S + Q the printed loss is alpha*S/D + beta*Q/D = alpha + (beta - alpha)*Q/D. Hence
 
@@ -31,7 +31,7 @@ POLE = 1e-3
 
 
 def check_eq12_weights(alpha: float, beta: float, *, eq12_sign: str = "printed") -> str:
-    """Refuse the weights for which the loss is constant, and describe the effect of the others.
+    """Raise an error for weights that make the loss constant; describe the effect of the others.
 
     Args:
         alpha: weight of the distortion ratio, >= 0.
@@ -39,7 +39,7 @@ def check_eq12_weights(alpha: float, beta: float, *, eq12_sign: str = "printed")
         eq12_sign: ``printed``, or ``table2`` (negated: the direction in which the paper's Table 2 moves).
 
     Returns:
-        The sentence to warn with.
+        Text of the warning.
 
     Raises:
         InputError: not two finite numbers >= 0, or alpha = beta.
@@ -55,8 +55,8 @@ def check_eq12_weights(alpha: float, beta: float, *, eq12_sign: str = "printed")
     falls = "the critic's score" if (beta > alpha) == (eq12_sign == "printed") else "SSIM"
     return (
         f"eq12 ({eq12_sign}) raises one score and lowers the other; under Adam only the sign of beta - alpha = "
-        f"{beta - alpha:+g} matters: {falls} will go down. It is here for study; `loss_balance: grad_norm` trades both "
-        "scores."
+        f"{beta - alpha:+g} matters: {falls} will go down. It is for study only; for training use "
+        "`loss_balance: grad_norm`."
     )
 
 
@@ -81,7 +81,7 @@ def eq12(
 
     Source: arXiv 2602.21482, equation (12) with L_D = -S, L_P = -Q.
     """
-    # Scores cast to half precision before the ratio turn alpha = beta into a random walk.
+    # In half precision, rounding would give a random gradient at alpha = beta instead of zero.
     dtype = torch.promote_types(torch.promote_types(distortion_score.dtype, perceptual_score.dtype), torch.float32)
     s, q = distortion_score.to(dtype), perceptual_score.to(dtype)
     total = s + q
@@ -95,7 +95,7 @@ def _check_scores(s: Tensor, q: Tensor) -> None:
     pole, flipped = (s + q).abs() < POLE, q <= 0
     for bad, error, why in (
         (pole, NonFiniteError, f"abs(S + Q) is below {POLE:g}, next to the pole of equation (12)"),
-        (flipped, InputError, "Q <= 0, where equation (12) rewards or punishes both scores instead of trading them"),
+        (flipped, InputError, "Q <= 0, where equation (12) raises or lowers both scores together"),
     ):
         if bool(bad.any()):
             index = int(bad.flatten().nonzero()[0, 0])

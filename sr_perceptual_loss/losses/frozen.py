@@ -1,4 +1,4 @@
-"""FrozenCritic: a critic that no host can train, switch to training mode, save, or copy by accident."""
+"""FrozenCritic: a critic that a training cannot change, switch to training mode, save or copy by accident."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ SHARED = ("critic", "form")
 class FrozenCritic(nn.Module):
     """A critic outside the module tree: always in eval mode, no parameters or state exposed, gradients flow to ``sr``.
 
-    ``parameters()``, ``state_dict()`` and ``modules()`` of the host do not reach the critic, so optimizers, EMA,
-    checkpoints, DDP, ``train()``, ``requires_grad_()`` and ``apply(init)`` cannot change it. ``to(device)`` moves it;
-    ``half()`` of a host leaves it in float32, ``double()`` is followed. Copies share the critic. Pickles hold the name
-    and weights where it was made from a name.
+    ``parameters()``, ``state_dict()`` and ``modules()`` of a parent module do not reach the critic, so optimizers, EMA,
+    checkpoints, DDP, ``train()``, ``requires_grad_()`` and ``apply(init)`` cannot change it. ``to(device)`` moves it,
+    ``double()`` casts it, ``half()`` leaves it in float32. Copies share the critic. A pickle of a critic that was
+    created from a name holds the name and ``weights`` instead of tensors.
 
     Args:
         critic: registered name, or a :class:`Critic`, which is frozen in place.
@@ -43,9 +43,9 @@ class FrozenCritic(nn.Module):
             gradients are not those of float32; faster only on a device with bfloat16 arithmetic.
 
     Attributes:
-        critic: the critic as given.
+        critic: the critic, in eval mode and without gradients for its parameters.
         form: its inference form, which computes the scores; built at construction and after a move or cast.
-        memo: features of the reference for several losses that share this object; set by :func:`share_critics`.
+        memo: cached features of the reference, for several losses that share this object; set by :func:`share_critics`.
 
     Raises:
         InputError: neither a name nor a critic, or ``weights`` together with a critic.
@@ -62,14 +62,14 @@ class FrozenCritic(nn.Module):
         self._source: tuple[str, str | Path | None] | None = None
         if isinstance(critic, str):
             module = create_critic(critic, weights=weights)
-            # Random weights cannot be made again from a name.
+            # Random weights cannot be reproduced from a name.
             if weights is not None or not module.card.needs_weights:
                 self._source = (critic, weights)
         elif isinstance(critic, Critic):
             if weights != "local":
                 raise InputError(
-                    "critic: got a Critic together with `weights`, which belongs to a name. Load the weights into the "
-                    "critic before, with load_weights(critic, path)."
+                    "critic: got a Critic together with `weights`, which is only for a name. Load the weights into the "
+                    "critic first, with load_weights(critic, path)."
                 )
             module = critic
         else:
@@ -78,38 +78,38 @@ class FrozenCritic(nn.Module):
 
     def _freeze(self, critic: Critic) -> None:
         critic.eval().requires_grad_(False)
-        # Not through nn.Module.__setattr__, so that it is no child module.
+        # Bypasses nn.Module.__setattr__, so that the critic is no child module.
         object.__setattr__(self, "critic", critic)
         self.rebuild()
 
     def rebuild(self) -> None:
-        """Make the inference form anew: after somebody wrote into the critic's tensors or changed its settings."""
-        # What inference mode makes could not be used in training; autocast would round the folded weights.
-        kind = "cuda" if self._place()[0].type == "cuda" else "cpu"
+        """Build the inference form again; needed after the critic's tensors or settings were changed."""
+        # Tensors made in inference mode cannot be used in training, and autocast would round the folded weights.
+        kind = "cuda" if self._device_and_dtype()[0].type == "cuda" else "cpu"
         with torch.inference_mode(False), torch.autocast(device_type=kind, enabled=False):
             form = self.critic.inference_form()
             dtype = PRECISIONS[self.precision]
             if dtype is not None:
-                # The critic itself may be used by others and keeps its precision.
+                # The critic itself may be in use elsewhere and keeps its precision.
                 form = frozen_copy(form) if form is self.critic else form
                 form.autocast_dtype = dtype
         object.__setattr__(self, "form", form)
         if self.memo is not None:
             self.memo.clear()
 
-    def _place(self) -> tuple[torch.device, torch.dtype | None]:
-        """Device and dtype of the critic; the CPU and None for a formula."""
+    def _device_and_dtype(self) -> tuple[torch.device, torch.dtype | None]:
+        """Device and dtype of the critic's parameters; the CPU and None if it has none."""
         first = next(self.critic.parameters(), None)
         return (torch.device("cpu"), None) if first is None else (first.device, first.dtype)
 
     def encode_target(self, hr: Tensor) -> TargetFeatures:
-        """Features of ``hr`` for :meth:`score`; they must be made again after a move, a cast or :meth:`rebuild`.
+        """Features of ``hr`` for :meth:`score`; not valid after a move, a cast or :meth:`rebuild`.
 
         Args:
             hr: (N, 3, H, W) RGB in [0, 1].
 
         Returns:
-            A tuple of tensors whose meaning is the critic's own; not to be modified.
+            A tuple of tensors whose meaning depends on the critic; must not be modified.
         """
         return self.form.encode_target(hr)
 
@@ -144,7 +144,7 @@ class FrozenCritic(nn.Module):
         return self.form.score_checked(sr, hr, target)
 
     def _keep_eval(self) -> None:
-        # A critic that was given as an object can be reached by its owner.
+        # A critic passed as an object may be switched to training mode by its owner.
         self.critic.eval()
         self.form.eval()
 
@@ -163,13 +163,13 @@ class FrozenCritic(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
-        before = self._place()
+        before = self._device_and_dtype()
         if before[1] is not None:
-            # The effect of the host's call on one of our tensors, whichever call it was.
-            probe = fn(torch.empty(0, dtype=before[1], device=before[0]))
-            dtype = probe.dtype if probe.dtype in (torch.float32, torch.float64) else before[1]
-            if (probe.device, dtype) != before:
-                self.critic.to(device=probe.device, dtype=dtype)
+            # An empty tensor shows to which device and dtype the call (to, half, cuda, ...) leads.
+            sample = fn(torch.empty(0, dtype=before[1], device=before[0]))
+            dtype = sample.dtype if sample.dtype in (torch.float32, torch.float64) else before[1]
+            if (sample.device, dtype) != before:
+                self.critic.to(device=sample.device, dtype=dtype)
                 self.rebuild()
         return self
 
@@ -183,7 +183,7 @@ class FrozenCritic(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key != "form"}
         if self._source is not None:
-            device, dtype = self._place()
+            device, dtype = self._device_and_dtype()
             state["critic"] = (str(device), dtype, self.digest())
         return state
 
@@ -200,9 +200,9 @@ class FrozenCritic(nn.Module):
 
 
 def share_critics(host: nn.Module) -> int:
-    """Let losses with equal critics hold one: same name and weights (or same object), precision, device and values.
+    """Make losses share equal critics: same name and weights (or same object), precision, device and values.
 
-    Saves memory, and features of a reference that several losses get are computed once.
+    This saves memory, and features of a reference that several losses receive are computed once.
 
     Args:
         host: a module that contains the losses; modified in place.
@@ -210,15 +210,15 @@ def share_critics(host: nn.Module) -> int:
     Returns:
         Number of critics that were replaced.
     """
-    kept: dict[object, FrozenCritic] = {}
+    first_by_key: dict[object, FrozenCritic] = {}
     replaced = 0
     for module in host.modules():
         for name, child in list(module.named_children()):
             if not isinstance(child, FrozenCritic):
                 continue
             critic = child.critic
-            settings = (child.precision, critic.kernels, critic.autocast_dtype, *child._place())
-            first = kept.setdefault((child._source or id(critic), *settings), child)
+            settings = (child.precision, critic.kernels, critic.autocast_dtype, *child._device_and_dtype())
+            first = first_by_key.setdefault((child._source or id(critic), *settings), child)
             if first is not child and (first.critic is critic or first.digest() == child.digest()):
                 first.memo = first.memo or TargetMemo()
                 setattr(module, name, first)

@@ -1,4 +1,4 @@
-"""Gradients at the SR output: of each loss alone, their norms and angles, and a loss with a given gradient."""
+"""Gradients of losses at the SR output, their norms and cosines, and a loss with a prescribed gradient."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def per_image_norms(gradient: Tensor) -> Tensor:
     """Euclidean norm of the gradient of each image's own loss: N * ||g_i|| for a loss that is a mean over N images.
 
     Args:
-        gradient: of a batch mean with respect to the images, (N, ...).
+        gradient: gradient of a batch mean with respect to the images, (N, ...).
 
     Returns:
-        (N,); the factor N makes the numbers independent of the batch size, also where ranks hold different numbers.
+        (N,); the factor N makes norms comparable between batches, and ranks, of different size.
     """
     return len(gradient) * gradient.flatten(1).norm(dim=1)
 
@@ -48,7 +48,7 @@ def gradient_at(loss: LossTerm, sr: Tensor, leaf: Tensor, name: str = "loss") ->
         loss: function of the image, called with ``leaf``; or a value computed from ``sr``, whose graph is kept.
         sr: the network's output, (N, C, H, W).
         leaf: ``sr`` detached, in the precision of the result, requiring grad.
-        name: of the loss, for messages.
+        name: name of the loss, for messages.
 
     Returns:
         Detached 0-d value, and the gradient in the shape of ``leaf``; zero if the loss does not depend on the image.
@@ -56,16 +56,16 @@ def gradient_at(loss: LossTerm, sr: Tensor, leaf: Tensor, name: str = "loss") ->
     Raises:
         InputError: the value is not 0-d, or the loss uses a reentrant checkpoint.
     """
-    given = isinstance(loss, Tensor)
+    computed = isinstance(loss, Tensor)
     value = loss if isinstance(loss, Tensor) else loss(leaf)
     if value.dim() != 0:
         raise InputError(f"{name}: got a loss of shape {tuple(value.shape)}, expected a 0-d tensor (reduction: mean).")
     if not value.requires_grad:
         return value.to(leaf.dtype), torch.zeros_like(leaf)
     try:
-        # Outside autocast, as a host's own backward pass: autocast would round the gradient.
+        # Outside autocast, as an ordinary backward pass: autocast would round the gradient.
         with torch.autocast(device_type=leaf.device.type, enabled=False):
-            (gradient,) = torch.autograd.grad(value, sr if given else leaf, retain_graph=given, allow_unused=True)
+            (gradient,) = torch.autograd.grad(value, sr if computed else leaf, retain_graph=computed, allow_unused=True)
     except RuntimeError as error:
         if "heckpoint" in str(error):
             raise InputError(
@@ -78,11 +78,11 @@ def gradient_at(loss: LossTerm, sr: Tensor, leaf: Tensor, name: str = "loss") ->
 
 
 def surrogate(sr: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
-    """A scalar with a given value whose gradient with respect to ``sr`` is a given one.
+    """A scalar with a given value and a given gradient with respect to ``sr``.
 
     Args:
-        sr: on the network's graph.
-        gradient: same shape; taken as a constant, so a backward pass with ``create_graph=True`` is refused.
+        sr: SR images, part of the network's graph.
+        gradient: same shape; a constant, so a backward pass with ``create_graph=True`` raises InputError.
         value: 0-d.
 
     Returns:

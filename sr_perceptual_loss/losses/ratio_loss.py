@@ -1,8 +1,8 @@
 """SSIMPerceptualRatioLoss: a distortion measure and a critic in the proportion alpha : beta.
 
-The ratio that the Efficient-PBAN paper prints cannot be used (see ``losses/eq12.py``). The default here, balancing the
-norms of both gradients at the SR output, is our well-posed reading of "alpha and beta are weighting ratios"; it does
-not reproduce the paper's Table 2.
+The ratio printed in the Efficient-PBAN paper cannot be used as a loss (see ``losses/eq12.py``). The default here
+balances the norms of both gradients at the SR output. It is our well-posed reading of "alpha and beta are weighting
+ratios" and does not reproduce the paper's Table 2.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ DISTORTIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float]] = {
 
 
 class SSIMPerceptualRatioLoss(PairLoss):
-    """loss_weight * balance(L_D, L_P; alpha : beta), L_D = 1 - SSIM and L_P = -score of a critic.
+    """loss_weight * balance(L_D, L_P; alpha : beta), by default L_D = 1 - SSIM and L_P = -score of a critic.
 
     With a = alpha / (alpha + beta) and b = beta / (alpha + beta):
 
@@ -79,13 +79,13 @@ class SSIMPerceptualRatioLoss(PairLoss):
         beta: share of the critic, >= 0; 1/9 to 7/3 is the working range of beta/alpha.
         loss_balance: ``grad_norm``, ``eq12`` or ``none``.
         distortion: ``ssim``, ``l1``, ``charbonnier`` or ``ms_ssim`` (sides >= 161).
-        loss_weight: factor on everything.
-        weights: of the critic, as in :func:`create_critic`.
+        loss_weight: factor on the whole loss.
+        weights: weights of the critic, as in :func:`create_critic`.
         crops: as in :class:`CriticLoss`.
         form: ``linear``, ``hinge`` or ``softplus``, as in :class:`CriticLoss`.
         margin: for ``hinge`` and ``softplus``.
         schedule: of the whole loss; a guard that limits its weight acts on the critic's share alone (except ``eq12``).
-        precision: of the critic, ``fp32`` or ``bf16``, as in :class:`CriticLoss`.
+        precision: precision of the critic, ``fp32`` or ``bf16``, as in :class:`CriticLoss`.
 
     Terms that a call does not compute are 0; norms, lambda and cosine belong to ``grad_norm``.
 
@@ -127,7 +127,7 @@ class SSIMPerceptualRatioLoss(PairLoss):
             warnings.warn(check_eq12_weights(self.alpha, self.beta), stacklevel=2)
         self.balancer = GradNormBalancer({"distortion": self.alpha, "perceptual": self.beta})
         self._critic_cap, self._critic_multiplier = 1.0, 1.0
-        # The cheap checks are done: now the weights are read. Only the values of this loss are used.
+        # Weights are read last, after the cheap checks. Only the unreduced values of this loss are used.
         self.perceptual = CriticLoss(
             critic, weights=weights, crops=crops, form=form, margin=margin, precision=precision, reduction="none"
         )
@@ -154,7 +154,7 @@ class SSIMPerceptualRatioLoss(PairLoss):
         return self.perceptual.scores(sr, hr)
 
     def limit_weight(self, cap: float, multiplier: float) -> None:
-        """Limit the critic's share, as a guard does; the distortion, which holds the critic in check, stays.
+        """Limit the critic's share, as a guard does; the distortion keeps its weight (except under ``eq12``).
 
         Args:
             cap: upper bound of the schedule's factor, in [0, 1].
@@ -164,7 +164,7 @@ class SSIMPerceptualRatioLoss(PairLoss):
             InputError: a number out of bounds.
         """
         if self.loss_balance == "eq12":
-            # Another beta could swap which score eq12 lowers.
+            # A smaller beta could change which score eq12 lowers.
             super().limit_weight(cap, multiplier)
             return
         self._critic_cap = as_float("cap", cap, minimum=0.0, maximum=1.0)
@@ -172,12 +172,12 @@ class SSIMPerceptualRatioLoss(PairLoss):
 
     @property
     def _critic_factor(self) -> float:
-        """Factor on beta: with the schedule's factor the critic has min(schedule, cap) * multiplier."""
-        whole = self.factor
-        return min(whole, self._critic_cap) * self._critic_multiplier / whole if whole else 0.0
+        """Factor on beta. Times the schedule's factor on the whole loss it is min(schedule, cap) * multiplier."""
+        scheduled = self.factor
+        return min(scheduled, self._critic_cap) * self._critic_multiplier / scheduled if scheduled else 0.0
 
     def step(self, iteration: int) -> None:
-        """Set the global iteration: crops are a function of it, and the averaged norms advance once in each.
+        """Set the global iteration: crops are a function of it, and the averaged norms advance once per iteration.
 
         Args:
             iteration: number of the coming optimizer step.
@@ -204,14 +204,14 @@ class SSIMPerceptualRatioLoss(PairLoss):
         return value.view(1), terms
 
     def _empty(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The balance averages over ranks in training calls, so a rank without images takes part."""
+        """In training the balance averages over ranks, so a rank without images must take part."""
         averages = self.loss_balance == "grad_norm" and world_size() > 1
         if averages and sr.requires_grad and torch.is_grad_enabled():
             return self._values(sr, hr)
         return super()._empty(sr, hr)
 
     def _distortion_loss(self, sr: Tensor, hr: Tensor, terms: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """L_D, and the scores (N,) that it is made of."""
+        """L_D, and the scores (N,) that it is computed from."""
         measure, best = DISTORTIONS[self.distortion]
         scores = measure(sr, hr)
         loss = best - scores.mean()

@@ -15,15 +15,15 @@ __all__ = ["Schedule"]
 class Schedule:
     """factor(i) = clip((i - start) / ramp, 0, 1), and 0 from ``end`` on and where i is no multiple of ``every``.
 
-    Nothing is counted: calls, accumulation steps, closures and gated GAN steps cannot shift it, and a resumed run
-    continues exactly because BasicSR, or the caller of ``loss.step(iteration)``, knows the iteration.
+    It does not count calls, so gradient accumulation, closures and skipped GAN steps cannot shift it. A resumed run
+    continues exactly, because the iteration is passed in by ``loss.step(iteration)``.
 
     Attributes:
         start: first iteration at which the loss may act.
-        ramp: iterations of linear growth after ``start``; 0 is a jump. With a ramp the factor is still 0 at ``start``
-            and 1 from ``start + ramp`` on.
-        end: first iteration at which the loss is off again; None is never.
-        every: the loss acts in iterations that are multiples of it; its weight is not multiplied up for that.
+        ramp: number of iterations of linear growth after ``start``; 0 means none. With a ramp the factor is still 0 at
+            ``start`` and 1 from ``start + ramp`` on.
+        end: first iteration at which the loss is off again; None means never.
+        every: the loss acts only in iterations that are multiples of it; its weight is not increased in return.
     """
 
     start: int = 0
@@ -32,7 +32,7 @@ class Schedule:
     every: int = 1
 
     def __post_init__(self) -> None:
-        """Coerce what YAML delivers and refuse the rest, at construction."""
+        """Convert numbers that YAML delivers as text, and validate."""
         object.__setattr__(self, "start", as_int("schedule.start", self.start))
         object.__setattr__(self, "ramp", as_int("schedule.ramp", self.ramp))
         object.__setattr__(self, "every", as_int("schedule.every", self.every, minimum=1))
@@ -46,7 +46,7 @@ class Schedule:
 
     @classmethod
     def from_config(cls, value: Schedule | Mapping[str, object] | None) -> Schedule:
-        """A schedule from what a YAML or a caller writes: a schedule, a mapping of its fields, or None (always on).
+        """A schedule from the value of a YAML key: a schedule, a mapping of its fields, or None (always on).
 
         Raises:
             InputError: unknown key or wrong value.
@@ -62,17 +62,17 @@ class Schedule:
 
     @property
     def constant(self) -> bool:
-        """True where the factor is 1 in every iteration, so that no iteration need be known."""
+        """True if the factor is 1 in every iteration, so that the iteration need not be known."""
         return self.start == self.ramp == 0 and self.end is None and self.every == 1
 
     def ramp_factor(self, iteration: int) -> float:
-        """The ramp alone, in [0, 1]: what ``factor`` is where neither ``every`` nor ``end`` switches the loss off."""
+        """The ramp alone, in [0, 1]: ``factor`` without the effect of ``every`` and ``end``."""
         if iteration < self.start:
             return 0.0
         return 1.0 if self.ramp == 0 else min(1.0, (iteration - self.start) / self.ramp)
 
     def factor(self, iteration: int) -> float:
-        """What the weight is multiplied by.
+        """The factor on the weight.
 
         Args:
             iteration: global iteration, >= 0.

@@ -1,4 +1,4 @@
-"""Features of the last reference batch, for several losses of one step that share a critic."""
+"""Cache of the features of the last reference batch, for several losses of one step that share a critic."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["TargetMemo"]
 
 
 class TargetMemo:
-    """Features of the last reference batch, given again for the same memory with the same values only.
+    """Keeps the features of the last reference batch and returns them for the same memory with the same values.
 
-    On the CPU, where NumPy may write unseen, the values are compared. Elsewhere a change that autograd does not count
-    (``.data``) is not noticed. Nothing is kept longer than the reference tensor lives.
+    On the CPU, where NumPy may write to the memory unnoticed, the values are compared. On other devices a change that
+    autograd does not count (``.data``) is not noticed. Features are dropped when the memory of the reference is freed.
 
     Attributes:
-        hits: calls that were answered without computing.
-        misses: calls that were computed.
+        hits: number of calls answered from the cache.
+        misses: number of calls that computed the features.
     """
 
     def __init__(self) -> None:
@@ -33,14 +33,14 @@ class TargetMemo:
         self.clear()
 
     def clear(self) -> None:
-        """Forget the features; the counters stay."""
+        """Drop the features; the counters stay."""
         self._view: tuple[object, ...] | None = None
         self._storage: weakref.ref[Any] | None = None
         self._values: Tensor | None = None
         self._features: TargetFeatures = ()
 
     def features(self, hr: Tensor, encode: Callable[[Tensor], TargetFeatures]) -> TargetFeatures:
-        """``encode(hr)``, computed or remembered.
+        """``encode(hr)``, computed or from the cache.
 
         Args:
             hr: reference images, (N, 3, H, W).
@@ -50,16 +50,16 @@ class TargetMemo:
             The features.
         """
         if torch.is_inference_mode_enabled() or hr.is_inference():
-            # Such tensors count no changes, and features made there cannot be used in training.
+            # Tensors of inference mode count no changes, and their features cannot be used in training.
             return encode(hr)
         view = (hr._version, hr.storage_offset(), hr.shape, hr.stride(), hr.dtype)
         storage = hr.untyped_storage()
-        known = self._view == view and self._storage is not None and self._storage() is storage
-        if known and (self._values is None or torch.equal(self._values, hr)):
+        same = self._view == view and self._storage is not None and self._storage() is storage
+        if same and (self._values is None or torch.equal(self._values, hr)):
             self.hits += 1
             return self._features
         self.misses += 1
-        self.clear()  # frees the old features before new ones are made
+        self.clear()  # frees the old features before new ones are computed
         features = encode(hr)
         if not any(feature.requires_grad for feature in features):
             self._view, self._features = view, features

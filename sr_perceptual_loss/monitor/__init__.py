@@ -1,4 +1,4 @@
-"""Monitoring of a training: the guard against reward hacking, its measures, and the probe for loss weights."""
+"""Monitoring of a training: the guard against reward hacking, its measures, and the probe that proposes weights."""
 
 from sr_perceptual_loss.monitor.guard import HackingError, HackingGuard
 

@@ -1,6 +1,6 @@
 """HackingGuard: does the critic's score rise because the images get better, or because the network exploits the critic?
 
-Every K iterations the critic's own score is compared with measures that the loss does not use (``measures.py``).
+Every K iterations the critic's score is compared with measures that the loss does not optimise (``measures.py``).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ logger = logging.getLogger("sr_perceptual_loss")
 
 ACTIONS = ("warn", "freeze_weight", "halve", "stop")
 
-#: An alarm needs this many measures that got worse.
+#: An alarm needs this many votes; a measure that got worse gives one.
 VOTES = 2
-#: High-frequency energy and patterns, which no honest progress brings, count twice at this multiple of their limit.
+#: At this multiple of their limit high-frequency energy and patterns give two votes: better images cause neither.
 STRONG = 1.5
-#: Share of the past in the smoothed values.
+#: Weight of earlier checks in the smoothed values.
 EMA = 0.5
-#: Least rise of a score, in standard deviations of the score over images.
+#: Smallest rise of a score that counts, in standard deviations of the score over images.
 RISE = 0.5
 #: How much worse than at its best a measure must be to count. ``tolerance`` multiplies the first three.
 LIMITS = {
@@ -48,7 +48,7 @@ LIMITS = {
 #: At most this many images of a batch are used.
 IMAGES = 16
 
-#: What a resumed run needs: attributes of the guard without their underscore.
+#: Attributes that a resumed run needs, without their leading underscore.
 STATE = ("checks", "last", "smooth", "anchors", "streaks", "quiet", "episodes", "caps", "multipliers", "alarms")
 
 
@@ -80,10 +80,10 @@ class Alarm:
 class HackingGuard:
     """Alarm where score(now) - score(then) > 0.5 sd of the score, while at least two measures got worse since then.
 
-    "Then" is, for each measure, the check at which it was best; so training from scratch, fine-tuning, and a critic
-    that starts late need no other settings. All values are smoothed over checks. There is one alarm per episode: the
-    next one needs ``patience`` checks without signs first. The guard costs nothing between checks and keeps no graph.
-    The thresholds are constants of this module.
+    "Then" is, for each measure, the check at which it was best. So training from scratch, fine-tuning, and a critic
+    that starts late need no different settings. All values are smoothed over checks. There is one alarm per episode:
+    the next one needs ``patience`` checks without evidence first. The guard costs nothing between checks and keeps no
+    graph. The thresholds are constants of this module.
 
     Args:
         every: K; a check happens at the first call at or after each multiple of it, and at the very first call.
@@ -91,18 +91,18 @@ class HackingGuard:
             ramp it only reports); ``halve`` halves the weight, once per episode; ``stop`` raises
             :class:`HackingError`. All of them call ``on_alarm``.
         patience: consecutive checks that must agree.
-        tolerance: factor on the falls of PSNR, SSIM and HaarPSI that count (1 dB, 0.03, 0.03). Adversarial training
-            trades fidelity for texture: our GAN models use 3.
-        off: names of measures that are not used: ``psnr``, ``ssim``, ``haarpsi``, ``hf``, ``grid``, ``over_gt``.
-            Measures that a loss given to ``step`` optimises are left out without being named.
+        tolerance: factor on the limits of PSNR, SSIM and HaarPSI (1 dB, 0.03, 0.03). Adversarial training lowers
+            fidelity in exchange for texture: the GAN models of this package use 3.
+        off: names of measures that are switched off: ``psnr``, ``ssim``, ``haarpsi``, ``hf``, ``grid``, ``over_gt``.
+            ``step`` also leaves out measures that one of its losses optimises.
 
     Attributes:
         on_alarm: called with each :class:`Alarm`; by default the package's logger warns. Assign another function.
         values: of the last check, for logs: ``psnr``, ``ssim``, ``haarpsi``, ``overshoot`` (share of the values of the
             SR images outside of [0, 1]), ``hf`` (high-frequency energy over that of the GT), ``grid`` (8-bit levels),
             ``over_gt`` (share of images), ``alarm`` (1 during an episode), and for ``halve`` ``weight`` (smallest
-            multiplier of a loss). Plain numbers, the same on all ranks. Measures that are not used are not in it. Empty
-            before the first check, and after one that met NaN.
+            multiplier of a loss). The same on all ranks. Measures that are not used are absent. Empty before the first
+            check, and after one with NaN or infinity.
         limits: how much worse each measure must get to count.
 
     Raises:
@@ -128,7 +128,7 @@ class HackingGuard:
         self.limits = {name: limit * (self.tolerance if name in FIDELITY else 1) for name, limit in LIMITS.items()}
         self.on_alarm: Callable[[Alarm], object] = _warn
         self.values: dict[str, float] = {}
-        # Names of what the last check measured; older values of other measures decide nothing.
+        # Keys that the last check measured; older values of other measures are ignored.
         self._current: tuple[str, ...] = ()
         self._checks, self._alarms = 0, 0
         self._last: int | None = None
@@ -136,7 +136,7 @@ class HackingGuard:
         self._smooth: dict[str, float] = {}
         # measure -> its best value, the iteration of that check, and the scores (mean, sd) at that check.
         self._anchors: dict[str, dict[str, Any]] = {}
-        # By loss: consecutive checks with and without signs, whether an episode lasts, and what actions decided.
+        # By loss: consecutive checks with and without evidence, whether an episode lasts, and limits set by actions.
         self._streaks: dict[str, int] = {}
         self._quiet: dict[str, int] = {}
         self._episodes: dict[str, bool] = {}
@@ -159,17 +159,17 @@ class HackingGuard:
             iteration: global iteration, as given to ``loss.step``.
             sr: SR images, (N, 3, H, W) RGB in [0, 1].
             hr: reference images, same shape.
-            losses: name -> loss; those without a score are not watched.
+            losses: name -> loss; those without a score are not monitored.
 
         Returns:
-            New alarms, mostly none.
+            New alarms; usually empty.
 
         Raises:
             HackingError: an alarm under ``action="stop"``.
         """
         alarms: list[Alarm] = []
         if self.due(iteration) and (len(sr) or world_size() > 1):
-            # A rank without images still takes part in the means over ranks, with a black image that does not count.
+            # A rank without images takes part in the means over ranks, with a black image that does not count.
             empty = len(sr) == 0
             x = sr.new_zeros((1, *sr.shape[1:])) if empty else sr[:IMAGES].detach()
             y = x if empty else hr[:IMAGES].detach()
@@ -188,7 +188,7 @@ class HackingGuard:
         return alarms
 
     def limit_weight(self, losses: Mapping[str, PairLoss]) -> None:
-        """Give the losses the limits that alarms decided so far; ``step`` does it, call it after loading a state."""
+        """Apply the limits decided by alarms so far to the losses. ``step`` does it; call it after loading a state."""
         for name, loss in losses.items():
             loss.limit_weight(self._caps.get(name, 1.0), self._multipliers.get(name, 1.0))
 
@@ -205,7 +205,7 @@ class HackingGuard:
         optimised: Collection[str] = (),
         counts: bool = True,
     ) -> list[Alarm]:
-        """One check, whatever the iteration; the form for losses that are not of this package.
+        """One check, at any iteration; to be called directly for losses that are not of this package.
 
         Args:
             iteration: global iteration.
@@ -213,21 +213,21 @@ class HackingGuard:
             hr: reference images, same shape.
             scores: name of the loss -> (N,) scores of (sr, hr); higher is better.
             gt_scores: name -> (N,) scores of (hr, hr); 0 for a relative critic. Without them there is no ``over_gt``.
-            ramp_factors: name -> where on its ramp the weight is, in [0, 1]; a loss at 0 cannot be at fault.
+            ramp_factors: name -> ramp factor of the weight, in [0, 1]; a loss at 0 gets no alarm.
             optimised: measures that a loss optimises, left out in addition to ``off``.
-            counts: False where this rank has no images and only takes part for the others.
+            counts: False if this rank has no images and only takes part in the collective call.
 
         Returns:
-            New alarms. A check that meets NaN or infinity decides nothing; the losses report it themselves.
+            New alarms; none if a measure is NaN or infinite, which the losses report themselves.
 
         Raises:
             HackingError: an alarm under ``action="stop"``.
         """
         check_pair(sr, hr)
         self._last = as_int("iteration", iteration)
-        measured, shown = measure(sr[:IMAGES], hr[:IMAGES], scores, gt_scores or {}, {*self.off, *optimised})
+        measured, logged = measure(sr[:IMAGES], hr[:IMAGES], scores, gt_scores or {}, {*self.off, *optimised})
         measured = average_over_ranks(measured, sr.device, counts=counts)
-        shown = average_over_ranks(shown, sr.device, counts=counts)
+        logged = average_over_ranks(logged, sr.device, counts=counts)
         self.values = {}
         if not all(math.isfinite(value) for value in measured.values()):
             return []
@@ -237,10 +237,10 @@ class HackingGuard:
             self._smooth[name] = EMA * self._smooth.get(name, value) + (1 - EMA) * value
         self._move_anchors(iteration, list(scores))
         ramp_factors = ramp_factors or {}
-        judged = [self._judge(name, iteration, ramp_factors.get(name, 1.0)) for name in scores]
-        alarms = [alarm for alarm in judged if alarm is not None]
+        decisions = [self._decide(name, iteration, ramp_factors.get(name, 1.0)) for name in scores]
+        alarms = [alarm for alarm in decisions if alarm is not None]
         self._alarms += len(alarms)
-        self.values = shown | self._summary(measured)
+        self.values = logged | self._summary(measured)
         for alarm in alarms:
             self.on_alarm(alarm)
         if alarms and self.action == "stop":
@@ -248,30 +248,30 @@ class HackingGuard:
         return alarms
 
     def _summary(self, measured: Mapping[str, float]) -> dict[str, float]:
-        """The part of ``values`` that decisions are made from."""
+        """The part of ``values`` that belongs to the decision: its measures, the weight and the alarm."""
         summary = {"hf": 2.0 ** (measured["hf_over"] - measured["hf_under"])} if "hf_over" in measured else {}
         for name, prefix in (("grid", "period_"), ("over_gt", "over_gt ")):
-            if candidates := [value for key, value in measured.items() if key.startswith(prefix)]:
-                summary[name] = max(candidates)
+            if matching := [value for key, value in measured.items() if key.startswith(prefix)]:
+                summary[name] = max(matching)
         if self.action == "halve":
             summary["weight"] = min(self._multipliers.values(), default=1.0)
         return summary | {"alarm": float(any(self._episodes.values()))}
 
     def _move_anchors(self, iteration: int, names: Sequence[str]) -> None:
-        """Where a measure is at its best, later checks are compared with this one."""
+        """Make this check the anchor of each measure that is at its best now; later checks are compared with it."""
         scores = {name: [self._smooth[f"score {name}"], self._smooth[f"spread {name}"]] for name in names}
-        for measured in self._current:
-            if measured.startswith(("score ", "spread ")):
+        for key in self._current:
+            if key.startswith(("score ", "spread ")):
                 continue
-            value, anchor = self._smooth[measured], self._anchors.get(measured)
+            value, anchor = self._smooth[key], self._anchors.get(key)
             if anchor is None or value <= anchor["value"]:
-                self._anchors[measured] = {"value": value, "iteration": iteration, "scores": dict(scores)}
+                self._anchors[key] = {"value": value, "iteration": iteration, "scores": dict(scores)}
             else:
                 for name, statistics in scores.items():
                     anchor["scores"].setdefault(name, statistics)
 
-    def _judge(self, name: str, iteration: int, ramp_factor: float) -> Alarm | None:
-        """Count the checks with and without signs; an alarm at the ``patience``-th one with signs of an episode."""
+    def _decide(self, name: str, iteration: int, ramp_factor: float) -> Alarm | None:
+        """Count consecutive checks with and without evidence; one alarm per episode, at the ``patience``-th with it."""
         votes, rise, since, reasons = self._evidence(name)
         if votes < VOTES or ramp_factor == 0:
             self._streaks[name] = 0
@@ -291,28 +291,29 @@ class HackingGuard:
     def _evidence(self, name: str) -> tuple[int, float, int, list[str]]:
         """Votes, the largest rise of the score, the iteration since when, and one reason per measure that got worse."""
         votes, largest, reasons = 0, (0.0, 0), []
+        # Key of a measured value -> name of its limit.
         kinds = {m: m for m in (*FIDELITY, "hf_over", "hf_under")} | {f"over_gt {name}": "over_gt"}
         if patterns := [m for m in self._current if m.startswith("period_")]:
             kinds[max(patterns, key=self._worsening)] = "grid"
-        for measured, kind in kinds.items():
-            if measured not in self._current:
+        for key, kind in kinds.items():
+            if key not in self._current:
                 continue
-            limit, worse, anchor = self.limits[kind], self._worsening(measured), self._anchors[measured]
+            limit, worse, anchor = self.limits[kind], self._worsening(key), self._anchors[key]
             score, spread = anchor["scores"][name]
             rise = self._smooth[f"score {name}"] - score
             if worse <= 0 or worse < limit or rise <= max(RISE * spread, 1e-6):
                 continue
             votes += 2 if kind in ("hf_over", "grid") and worse >= STRONG * limit else 1
             largest = max(largest, (rise, anchor["iteration"]))
-            reasons.append(self._describe(measured, kind))
+            reasons.append(self._describe(key, kind))
         return votes, *largest, reasons
 
-    def _worsening(self, measured: str) -> float:
+    def _worsening(self, key: str) -> float:
         """How much worse a measure is than at its best."""
-        return self._smooth[measured] - self._anchors[measured]["value"]
+        return self._smooth[key] - self._anchors[key]["value"]
 
-    def _describe(self, measured: str, kind: str) -> str:
-        now, worse = self._smooth[measured], self._worsening(measured)
+    def _describe(self, key: str, kind: str) -> str:
+        now, worse = self._smooth[key], self._worsening(key)
         if kind == "psnr":
             return f"PSNR fell by {worse:.1f} dB"
         if kind in FIDELITY:
@@ -320,11 +321,11 @@ class HackingGuard:
         if kind == "over_gt":
             return f"{100 * now:.0f} % of the images scored above their ground truth"
         if kind == "grid":
-            return f"a pattern of period {measured.split('_')[1]} appeared ({now:.1f} of 255 levels)"
+            return f"a pattern of period {key.split('_')[1]} appeared ({now:.1f} of 255 levels)"
         return f"high-frequency energy became {2 ** (now if kind == 'hf_over' else -now):.2g} times that of the GT"
 
     def _act(self, name: str, ramp_factor: float) -> str:
-        """Decide the new limit of the weight; what was done, as text."""
+        """Set the new limit of the weight; returns a description of it."""
         if self.action == "freeze_weight":
             self._caps[name] = min(self._caps.get(name, 1.0), ramp_factor)
             return f"Its weight stays at {self._caps[name]:.3g} of the full one from now on."
@@ -336,7 +337,7 @@ class HackingGuard:
         return "Nothing was changed; look at the images, lower the weight, or use form: hinge."
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs: plain numbers in dictionaries, a few kB."""
+        """Everything that a resumed run needs, as numbers in dictionaries; a few kB."""
         state = {name: getattr(self, f"_{name}") for name in STATE}
         return copy.deepcopy({**state, "values": self.values})
 

@@ -2,7 +2,7 @@
 
 Fidelity is taken relative to that of a blurred reference, so that an easier batch does not look like progress.
 High-frequency energy and patterns of a fixed period and phase are compared with those of the reference. Other learned
-critics are not asked: networks that fool one critic often fool the next.
+critics are not used, since a network that exploits one critic often raises the scores of others too.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def fidelity(sr: Tensor, hr: Tensor, names: Collection[str] = FIDELITY) -> dict[
     Args:
         sr: SR images, (N, 3, H, W) RGB; clamped to [0, 1].
         hr: reference images, same shape.
-        names: which of ``psnr``, ``ssim``, ``haarpsi``; those that need larger images than these are left out.
+        names: which of ``psnr``, ``ssim``, ``haarpsi``; those that need larger images are left out.
 
     Returns:
-        name -> (value, value - value of ``hr`` averaged over 4x4 and enlarged again). The second hardly depends on how
-        difficult the images are. PSNR is cut off at 60 dB.
+        name -> (value, gain), gain = value minus the value of ``hr`` after 4x4 averaging and bilinear enlargement. The
+        gain depends little on how difficult the images are. PSNR is limited to 60 dB.
     """
     x, y = (image.detach().float().clamp(0, 1) for image in (sr, hr))
     results = {}
@@ -70,20 +70,20 @@ def measure(
     gt_scores: Mapping[str, Tensor | None],
     off: Collection[str] = (),
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Everything that one check measures, but what is off.
+    """All values that one check measures, except those in ``off``.
 
     Args:
         sr: SR images, (N, 3, H, W) RGB in [0, 1].
         hr: reference images, same shape.
         scores: name of the loss -> (N,) scores of (sr, hr).
-        gt_scores: name -> (N,) scores of (hr, hr), or None.
-        off: names of :data:`MEASURES`; other names are ignored.
+        gt_scores: name of the loss -> (N,) scores of (hr, hr), or None.
+        off: measures to leave out; names that are not in :data:`MEASURES` are ignored.
 
     Returns:
         Two mappings. The first is for decisions:
 
         * ``score <name>`` and ``spread <name>``: mean and standard deviation of the scores over images, relative to the
-          score of the reference where that is known, so that the influence of the content cancels;
+          score of the reference if that is known, so that the influence of the content cancels;
         * lower is better: ``over_gt <name>``: share of images that score above their reference; ``psnr``, ``ssim``,
           ``haarpsi``: minus the gain; ``hf_over`` and ``hf_under``: max(0, +-log2 of the high-frequency energy ratio);
           ``period_<p>``: root mean square of the pattern in 8-bit levels.
@@ -107,21 +107,21 @@ def measure(
                 measured[f"over_gt {name}"] = float((score > 0).float().mean())
         measured[f"score {name}"] = float(score.mean())
         measured[f"spread {name}"] = float(score.std()) if len(score) > 1 else 0.0
-    shown = {name: value for name, (value, _) in results.items()}
-    shown["overshoot"] = float(((sr < 0) | (sr > 1)).float().mean())
-    return measured, shown
+    logged = {name: value for name, (value, _) in results.items()}
+    logged["overshoot"] = float(((sr < 0) | (sr > 1)).float().mean())
+    return measured, logged
 
 
 def average_over_ranks(values: dict[str, float], device: torch.device, *, counts: bool = True) -> dict[str, float]:
-    """The same numbers, so the same decision, on every rank. A collective call: all ranks check in the same iteration.
+    """Means over the ranks, so that all ranks decide the same. A collective call: all ranks have to make it.
 
     Args:
         values: numbers by name, the same names on every rank.
-        device: where the process group works.
+        device: device of the process group.
         counts: False on a rank that has no images; its numbers are ignored.
 
     Returns:
-        Means over the ranks that count, NaN if there is none; ``values`` itself where nothing is distributed.
+        Means over the ranks that count, NaN if there is none; ``values`` itself in a single process.
     """
     if world_size() == 1:
         return values

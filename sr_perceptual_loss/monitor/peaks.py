@@ -1,4 +1,4 @@
-"""Peaks of a spectrum at the frequencies of up-sampling grids, whatever their phase."""
+"""Peaks of the spectrum at the frequencies of up-sampling grids, independent of their phase."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sr_perceptual_loss.errors import InputError
 
 __all__ = ["spectral_peaks"]
 
-#: Side of the windows: 2, 3 and 4 divide it, so that their frequencies fall on whole bins.
+#: Side of the windows. It is a multiple of the periods 2, 3 and 4, so their frequencies fall on whole bins.
 WINDOW = 48
-#: Bins at these distances on both sides of a frequency show how much energy content alone would have there.
+#: Bins at these distances from a frequency estimate the energy that image content alone would have there.
 OFFSETS = (-3, 3, -4, 4, -5, 5)
 
 
@@ -32,7 +32,7 @@ def spectral_peaks(image: Tensor, periods: Sequence[int] = (2, 3, 4)) -> dict[in
         period -> 0-d tensor; about 1 without a peak.
 
     Raises:
-        InputError: images too small, or a period that does not divide 48.
+        InputError: the images are too small, or a period does not divide 48.
     """
     if min(image.shape[-2:]) < WINDOW:
         raise InputError(f"spectral_peaks: got {image.shape[-2]}x{image.shape[-1]}, needs sides >= {WINDOW}.")
@@ -57,7 +57,7 @@ def _periodogram(image: Tensor) -> Tensor:
 
 
 def _peak(power: Tensor, row: int, column: int) -> Tensor:
-    """Power of one bin over the mean of bins near it on its own axes, where 1/f content has the same level."""
+    """Power of one bin over the mean of its neighbours along the same axes, where 1/f content has the same level."""
     near = [(d, 0) for d in OFFSETS if row] + [(0, d) for d in OFFSETS if column]
     around = torch.stack([power[(row + i) % WINDOW, (column + j) % WINDOW] for i, j in near])
     return power[row, column] / around.mean().clamp_min(1e-30)

@@ -1,4 +1,4 @@
-"""Which weight? The gradient norm of each loss at the SR output, their directions, and weights for wanted shares."""
+"""Measures the gradient norm of each loss at the SR output and proposes weights for wanted shares."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ ZERO = 1e-12
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """What was measured on a few batches.
+    """Measurements on a few batches.
 
     Attributes:
         names: the losses, in the order given.
         values: median loss value by name.
         norms: median gradient norm at the SR output by name (per image, averaged over the batch).
-        spread: largest over smallest norm of the batches, by name; 1 means that one batch would have been enough.
+        spread: largest over smallest norm of the batches, by name; 1 means that all batches gave the same norm.
         cosines: mean cosine between the gradients of two losses, by (name, name).
         shares: wanted shares of the total norm, summing to 1.
-        factors: what to multiply each loss's weight by; 1 for the reference loss, None for one without a gradient.
+        factors: factor on the weight of each loss; 1 for the reference loss, None for a loss without a gradient.
         reference: the loss whose weight stays.
         batches: number of batches.
-        weights: the weights now, of the losses whose weight is known.
+        weights: current weights of the losses whose weight is known.
     """
 
     names: tuple[str, ...]
@@ -51,7 +51,7 @@ class ProbeReport:
     weights: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values, for JSON; ``weight_proposed`` is the weight now times the factor, where the weight is known."""
+        """Plain values, for JSON; ``weight_proposed`` is weight times factor, if the weight is known."""
         total = sum(self.norms.values())
         rows = []
         for name in self.names:
@@ -82,22 +82,22 @@ def probe(
 ) -> ProbeReport:
     """Measure ||d loss / d sr|| of every loss and propose weights for wanted shares of the total norm.
 
-    factor_i = (share_i / share_ref) * (norm_ref / norm_i): after multiplying the weights, the norms are to each other
-    as the shares are, and the reference loss keeps its weight.
+    factor_i = (share_i / share_ref) * (norm_ref / norm_i). With the weights multiplied by these factors, the norms have
+    the wanted shares, and the reference loss keeps its weight.
 
     Args:
         losses: named losses, weight included, each ``(sr, hr) -> 0-d tensor``.
-        batches: pairs of (N, 3, H, W) images: outputs of the network to be trained, and their ground truths.
+        batches: pairs (sr, hr) of (N, 3, H, W) images: outputs of the network to be trained, and their references.
         shares: wanted shares by name (any positive numbers); equal ones by default.
         reference: the loss whose weight stays; the first by default.
-        weights: the weights now, only for the proposed weights of the report.
+        weights: current weights, only used for the proposed weights of the report.
 
     Returns:
         The report.
 
     Raises:
         InputError: no loss, no batch, unknown names, shares that are not positive, a reference without a gradient.
-        NonFiniteError: a loss or gradient that is not finite, by name.
+        NonFiniteError: a loss or its gradient is not finite; the message names it.
     """
     names = tuple(losses)
     if not names:
@@ -113,17 +113,17 @@ def probe(
             value, gradients[name] = _gradient(name, loss, sr, hr)
             values[name].append(value)
             norms[name].append(float(gradients[name].norm(dim=1).mean()))
-        for (a, b), of_batches in cosines.items():
-            of_batches.append(float(torch.cosine_similarity(gradients[a], gradients[b], dim=1).mean()))
+        for (a, b), cosines_of_pair in cosines.items():
+            cosines_of_pair.append(float(torch.cosine_similarity(gradients[a], gradients[b], dim=1).mean()))
     if not norms[reference]:
         raise InputError("probe: got no batches.")
-    medians = {name: median(of_batches) for name, of_batches in norms.items()}
+    medians = {name: median(per_batch) for name, per_batch in norms.items()}
     return ProbeReport(
         names=names,
-        values={name: median(of_batches) for name, of_batches in values.items()},
+        values={name: median(per_batch) for name, per_batch in values.items()},
         norms=medians,
         spread={name: max(n) / min(n) if min(n) > 0 else math.inf for name, n in norms.items()},
-        cosines={pair: fmean(of_batches) for pair, of_batches in cosines.items()},
+        cosines={pair: fmean(per_batch) for pair, per_batch in cosines.items()},
         shares=wanted,
         factors=_factors(medians, wanted, reference),
         reference=reference,

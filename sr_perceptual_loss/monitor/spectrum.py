@@ -13,9 +13,9 @@ from sr_perceptual_loss.errors import InputError
 
 __all__ = ["PERIODS", "high_frequency_energy", "high_frequency_ratio", "pattern_spectrum", "periodic_excess"]
 
-#: Periods of the patterns that up-sampling layers draw, in pixels; two x2 pixel shuffles can draw 2 and 4.
+#: Periods of the patterns that up-sampling layers make, in pixels; two x2 pixel shuffles can make 2 and 4.
 PERIODS = (2, 3, 4, 8)
-#: High frequencies begin at half of the Nyquist frequency: what SR of x2 and more must invent. In cycles per pixel.
+#: High frequencies start here, in cycles per pixel: half of the Nyquist frequency, where an LR image of x2 ends.
 CUTOFF = 0.25
 #: Energy of rounding to 8 bits (variance of a uniform error of one level). It keeps the ratio finite in flat images.
 QUANTISATION = (1 / 255) ** 2 / 12
@@ -57,7 +57,7 @@ def high_frequency_ratio(sr: Tensor, hr: Tensor) -> Tensor:
         hr: reference images, same shape.
 
     Returns:
-        0-d tensor > 0: below 1 is blurrier than the reference, above 1 has more fine structure than it.
+        0-d tensor > 0: below 1 if ``sr`` is blurrier than the reference, above 1 if it has more fine structure.
 
     Raises:
         InputError: images of different shape, or not RGB.
@@ -68,11 +68,11 @@ def high_frequency_ratio(sr: Tensor, hr: Tensor) -> Tensor:
 
 
 def pattern_spectrum(image: Tensor, period: int) -> Tensor:
-    """Fourier coefficients of what repeats with exactly this period, at the same phase in all images of the batch.
+    """Fourier coefficients of the pattern of exactly this period with the same phase in all images of the batch.
 
     The images are folded modulo the period (as their Fourier transform does at the frequencies k/period) and averaged.
-    Content has another phase in each place and image, so it averages out; a pattern that a network draws relative to
-    its own output grid remains. Frequencies of shorter periods that divide this one are left out.
+    Content has a different phase in each place and image, so it averages out. A pattern that is tied to the output grid
+    of a network remains. Frequencies of shorter periods that divide this one are left out.
 
     Args:
         image: (N, C, H, W), sides >= ``period``.

@@ -1,4 +1,4 @@
-"""Band-pass channels of an image over a pyramid: what texture statistics are computed from."""
+"""Band-pass channels of an image on a pyramid, from which the texture statistics are computed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DIRECTIONS = (
     ((0, -_A, -_B), (_A, 0, -_A), (_B, _A, 0)),
 )
 ORIENTED = len(_DIRECTIONS)
-# Sigma in pixels of the means that the next octave samples at every second pixel.
+# Sigma in pixels of the Gaussian means from which the next octave takes every second pixel.
 _HALVING = 1.1
 # Luma of BT.601 and two colour differences, red-cyan and blue-yellow, zero for grey.
 _OPPONENT = ((0.299, 0.587, 0.114), (0.5, -0.5, 0.0), (-0.25, -0.25, 0.5))
@@ -33,7 +33,7 @@ class Bands:
 
     Attributes:
         luma: (N, 6, h, w): four directions, the isotropic band (the 3x3 minus the 5x5 binomial mean), and a higher one.
-            All are zero at the Nyquist frequency, where a network can draw energy that belongs to no texture.
+            All are zero at the Nyquist frequency, where a network can add energy that belongs to no texture.
         colour: (N, 2, h, w): the isotropic band of the two colour differences.
         detail: (N, 3, h, w): luma and colour differences minus their 5x5 binomial mean.
     """

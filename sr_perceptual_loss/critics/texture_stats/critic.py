@@ -1,8 +1,8 @@
-"""texture_stats: local texture statistics times structure. No weights; rewards texture like that of the reference.
+"""texture_stats: similarity of local texture statistics times structural similarity, without weights.
 
-A pixel-wise or structural measure demands every hair where the reference has it; what a network cannot know it must
-blur. This critic demands hair of the right strength, direction, contrast and scale near the right place. It compares
-statistics with those of the reference, so nothing scores more than the reference itself.
+A pixel-wise or structural measure demands fine detail at its exact position; a network that cannot know the position
+blurs it. This critic demands texture of the right strength, direction, contrast and scale near the right position. It
+compares statistics with those of the reference, so no image scores higher than the reference itself.
 
 Source: statistics after Portilla, Simoncelli, "A parametric texture model based on joint statistics of complex wavelet
 coefficients", IJCV 40 (2000), in bounded local forms; the split into structure and texture after Ding, Ma, Wang,
@@ -28,24 +28,24 @@ from sr_perceptual_loss.errors import InputError
 
 __all__ = ["TextureStats"]
 
-#: Root mean square of a band, in units of [0, 1], below which it counts as flat. Film grain is below it: it is not
-#: missed, and a network that is asked for it draws dots.
+#: Root mean square of a band, in units of [0, 1], below which it counts as flat. Film grain is below it: its absence is
+#: hardly visible, and a network rewarded for grain makes dots.
 SOFT = 0.015
-#: Added to the root mean square of the reference where places are weighted, so that flat regions count a little.
+#: Added to the root mean square of the reference in the weights of the positions, so that flat regions count a little.
 BASE = 0.004
 
 
 @register_critic
 class TextureStats(Critic):
-    """score = HaarPSI^c * prod over scales of weighted mean over places of prod over statistics of their similarity.
+    """score = HaarPSI^c * prod over scales of weighted mean over positions of prod over statistics of their similarity.
 
     Args:
         scales: octaves of the pyramid, 1 to 4.
         window: sigma of the Gaussian windows, in pixels of each level.
-        statistics: which to compare, out of ``energy``, ``shape``, ``orientation``, ``scale``, ``colour``, ``grid`` and
+        statistics: statistics to compare, out of ``energy``, ``shape``, ``orientation``, ``scale``, ``colour``, ``grid`` and
             ``lattice``; ``energy`` is always compared.
-        structure_weight: exponent c of HaarPSI, which keeps texture in its place, >= 0.
-        weighting: places count with (root mean square of the reference's bands)^weighting; 0 treats all alike.
+        structure_weight: exponent c of HaarPSI, which keeps texture in its position, >= 0.
+        weighting: the weight of a position is (root mean square of the reference's bands)^weighting; 0 weights all equally.
 
     Raises:
         InputError: a wrong argument.
@@ -112,11 +112,11 @@ class TextureStats(Critic):
             score = score * self._level_similarity(level, {name: remaining.pop(0) for name in level})
         if self.structure_weight > 0:
             score = score * compare_haarpsi(haarpsi_features(sr), target[:2]) ** self.structure_weight
-        # Rounding above 1 is cut off in the value, not in the gradient.
+        # Values above 1 from rounding are clamped; their gradient is kept.
         return score - (score - 1).clamp(min=0).detach()
 
     def _level_similarity(self, sr: Mapping[str, Tensor], hr: Mapping[str, Tensor]) -> Tensor:
-        """(N,) at one scale: product over the statistics at each place, weighted mean over the places."""
+        """(N,) at one scale: product over the statistics at each position, weighted mean over the positions."""
         size = sr["energy"].shape[-2:]
         product = sr["energy"].new_ones(())
         for value in similarity(sr, hr, SOFT).values():

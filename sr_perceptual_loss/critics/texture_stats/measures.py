@@ -1,6 +1,6 @@
-"""Local texture statistics of band-pass channels, and the similarity of two sets of them.
+"""Local texture statistics of band-pass channels, and their similarity between two images.
 
-All statistics are means in overlapping Gaussian windows, so the exact position of a stroke does not matter. They are
+All statistics are means in overlapping Gaussian windows, so the exact position of a detail does not matter. They are
 those of Portilla & Simoncelli (2000): marginal (energy, skewness, kurtosis), correlations between orientations and
 between scales, in bounded forms whose gradients stay finite on flat regions; and two of our own for patterns tied to
 the lattice of an up-sampling network (:mod:`sr_perceptual_loss.ops.lattice`).
@@ -21,15 +21,15 @@ __all__ = ["STATISTICS", "measure", "similarity"]
 
 STATISTICS = ("energy", "shape", "orientation", "scale", "colour", "grid", "lattice")
 
-#: Root mean squares are taken of x^2 + FLOOR^2: a quarter of an 8-bit step, below which there is no texture.
+#: A root mean square is sqrt(mean of x^2 + FLOOR^2). A quarter of an 8-bit step: there is no texture below it.
 FLOOR = 1e-3
 #: Pairs of bands whose local correlation is measured: directions at right angles, the isotropic band against the axes.
 PAIRS = ((0, 1), (2, 3), (0, 4), (1, 4))
-#: Periods of patterns: 4 (with it 2) of x2 and x4 heads, 3 of x3 heads.
+#: Periods of patterns: 4 (which includes 2) from x2 and x4 upsamplers, 3 from x3 upsamplers.
 PERIODS = (3, 4)
 #: Distance of the windows in pixels of a level.
 STEP = 4
-#: One-sided statistics -> value that chance alone gives; an image is only penalised for more than that.
+#: Statistics that only penalise an excess -> value that random texture has, below which nothing is penalised.
 _CHANCE = {"grid": 0.006, "lattice": 0.3}
 
 
@@ -38,7 +38,7 @@ def _rms(square_mean: Tensor) -> Tensor:
 
 
 def _products(bands: Bands, statistics: tuple[str, ...]) -> dict[str, Tensor]:
-    """What the windows average, by statistic; one call for all of them is a third cheaper than one for each."""
+    """Products to average in the windows, by statistic; one call for all of them is a third cheaper than one for each."""
     luma = bands.luma
     products = {"energy": luma * luma}
     if "shape" in statistics:
@@ -106,11 +106,11 @@ def _ratio(a: Tensor, b: Tensor, soft: float) -> Tensor:
 
 
 def similarity(sr: Mapping[str, Tensor], hr: Mapping[str, Tensor], soft: float) -> dict[str, Tensor]:
-    """Similarity of the statistics of two images, place by place.
+    """Similarity of the statistics of two images at each position.
 
     * ``energy``, ``colour``: root mean squares e (sr), E (hr): (2 e E + soft^2) / (e^2 + E^2 + soft^2), which depends
       on their ratio and saturates when one of them is far off.
-    * ``grid``, ``lattice``: the same, but only the excess over ``hr``, and over what chance gives, counts.
+    * ``grid``, ``lattice``: the same, but only an excess over ``hr`` and over the value of random texture counts.
     * The other statistics: 1 - |difference| / 2, rounded off at 0.
 
     Args:
@@ -131,7 +131,7 @@ def similarity(sr: Mapping[str, Tensor], hr: Mapping[str, Tensor], soft: float) 
         elif name in ("energy", "colour"):
             value = _ratio(a, b, soft)
         else:
-            # sqrt(d^2 + r^2) - r: |d| with a round tip, so that the gradient does not jump where they agree.
+            # sqrt(d^2 + r^2) - r is |d|, but smooth at 0, so that the gradient does not jump where both agree.
             value = 1 - (((a - b).square() + 1e-4).sqrt() - 1e-2) / 2
         result[name] = value.mean(1, keepdim=True)
     return result

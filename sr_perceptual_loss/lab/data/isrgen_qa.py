@@ -84,7 +84,7 @@ def _read_part(part: str, file: Path, reader: Reader) -> None:
 
 
 def _split_note(contents: dict[str, set[str]]) -> tuple[str, ...]:
-    """A warning with the counts of the files, if parts share references."""
+    """A warning with the number of references of each part, if parts share references."""
     everything = set().union(*contents.values())
     if sum(len(part) for part in contents.values()) == len(everything):
         return ()

@@ -1,4 +1,4 @@
-"""What all readers of data sets share: finding images, collecting entries, and one report of all problems."""
+"""Shared by all readers of data sets: finding images, collecting entries, and one report of all problems."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ MEANINGS = {
 }
 
 Correlation = Callable[[Floats, Floats], float]
-#: Indices of entries -> the number over them.
+#: Indices of entries -> value of the statistic for these entries.
 Statistic = Callable[[Indices], float]
 #: (statistic, content of each entry) -> (low, high).
 IntervalOf = Callable[[Statistic, Sequence[str]], Interval]
@@ -255,6 +255,6 @@ def _per_reference(
             drawn_values = np.array([function(x[i], y[i]) for i in (drawn[names[drawn] == group] for group in groups)])
             return float(np.nanmean(drawn_values)) if np.isfinite(drawn_values).any() else NAN
 
-        whole = resampling_unit(contents) == "references"
-        ends = interval(of_contents, list(groups)) if whole else interval(of_images, contents)
+        by_content = resampling_unit(contents) == "references"
+        ends = interval(of_contents, list(groups)) if by_content else interval(of_images, contents)
         yield Row(name, float(values.mean()), *ends, len(groups), MEANINGS[name])

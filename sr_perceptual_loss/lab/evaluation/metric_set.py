@@ -1,4 +1,4 @@
-"""The columns of ``srpl metrics``: which measures there are, and how each is computed for one image."""
+"""The measures of ``srpl metrics``, and how each is computed for one image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sr_perceptual_loss.lab.evaluation.protocol import PROTOCOLS, score_pair
 
 __all__ = ["COVERING", "METRICS", "Images", "Measure", "build_measures", "critic_measure", "digest_of"]
 
-#: Name of the rule of critics/whole_image.py: tiles that cover the image. Other protocols are in protocol.py.
+#: Protocol of critics/whole_image.py: evenly spaced tiles that cover the image. The others are in protocol.py.
 COVERING = "covering"
 
 #: (sr, lr, scale) -> score; images (1, 3, H, W) RGB in [0, 1].
@@ -34,8 +34,8 @@ class Column:
     """What a number means.
 
     Attributes:
-        better: ``higher``, ``lower``, or empty where neither is.
-        about: the convention, in words.
+        better: ``higher``, ``lower``, or empty where neither means better.
+        about: how it is computed, for tables.
     """
 
     better: str
@@ -255,7 +255,7 @@ def reduced_reference_measure(score: ReducedReference, source: str, *, device: s
 
 
 def digest_of(source: Critic | ReducedReference) -> str:
-    """SHA-256 of what decides a score; two runs may share a table only if it is the same.
+    """SHA-256 of what a score depends on; two runs may share a table only if it is the same.
 
     Args:
         source: a critic (all its tensors) or a function (its source file).

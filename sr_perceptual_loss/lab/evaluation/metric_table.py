@@ -1,6 +1,6 @@
 """A CSV of one row per image that survives interruptions: rows of the same settings and files are not computed again.
 
-Beside ``x.csv`` lies ``x.settings.json`` with the settings that decide the numbers. While images are measured, each row
+The settings that the numbers depend on are in ``x.settings.json`` beside ``x.csv``. While images are measured, each row
 is appended and flushed; at the end the file is replaced as a whole, with the means in its last row.
 """
 
@@ -82,12 +82,12 @@ def means(rows: Sequence[Row], columns: Sequence[str]) -> dict[str, Mean]:
 
 
 class MetricTable:
-    """The file of one run.
+    """The table of one run.
 
     Args:
         path: the CSV; an unfinished or finished one of the same settings is continued.
         columns: names of the numbers, in order.
-        settings: plain values that decide the numbers.
+        settings: plain values that the numbers depend on.
 
     Attributes:
         path: as given.
@@ -115,7 +115,7 @@ class MetricTable:
         self._replace(path, self._text())
 
     def find(self, image: str, reference: str, inputs: str) -> Row | None:
-        """The row of an image, if it was made from these very files."""
+        """The row of an image, if it was made from the same files."""
         row = self.rows.get(image)
         return row if row and (row.reference, row.inputs) == (reference, inputs) else None
 

@@ -1,7 +1,7 @@
 """How one image pair becomes one score in published protocols: scales, aligned crops, and the mean over them.
 
-The RQI paper and the code released with it differ; both are here under their own names. The released code fails or cuts
-wrongly where a side equals the input size; here such an image is its own only crop.
+The RQI paper and the code released with it differ; both are here, under different names. The released code fails or
+crops wrongly where a side equals the input size; here such an image is scored once, as a whole.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["PROTOCOLS", "Protocol", "get_protocol", "scales_used", "score_pair"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """Which parts of a pair a critic sees. The score is the mean over all crops of all scales.
+    """Which crops of a pair are scored. The score is the mean over all crops of all scales.
 
     Attributes:
         name: for tables and files.
@@ -63,7 +63,7 @@ _ALL = (
         (1.0, 1 / 2, 1 / 4),
         (20, 10, 5),
         successive=True,
-        source="the code released with RQI, without its faults at sides equal to the input",
+        source="the code released with RQI, without its errors where a side equals the input size",
     ),
     Protocol("single_scale", (1.0,), (20,), source="RQI supplement, ablation of table 1"),
     Protocol("full", (1.0,), (1,), position="whole", source="the whole image; critics of free size only"),
@@ -199,7 +199,7 @@ def _crop_side(critic: Critic, protocol: Protocol, crop_size: int | None, height
     if shorter < (rule.fixed or max(rule.minimum, rule.multiple_of)):
         raise InputError(
             f"{takes} and the image is {height}x{width}. Score larger images, or enlarge both images before scoring "
-            "and say so beside the number."
+            "and report that with the number."
         )
     if whole and size is not None:
         raise InputError(f"protocol '{protocol.name}' scores whole images, got crop_size {size}; leave crop_size out.")

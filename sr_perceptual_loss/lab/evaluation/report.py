@@ -23,7 +23,7 @@ from sr_perceptual_loss.weights.file import atomic_path
 
 __all__ = ["write_report", "write_result"]
 
-#: Larger images are reduced to this longer side; the report says so at each.
+#: Larger images are reduced to this longer side; the report notes it below each of them.
 LONGEST_SIDE = 384
 
 TEMPLATE = """\
@@ -59,10 +59,10 @@ distances in rank, as a share of the largest possible distance.</p>
 {% endif %}
 {% for case in cases %}
 <h3>Disagreement {{ case.heading }}</h3><div class="case">
-{% for picture in case.pictures %}
-<figure><img alt="{{ picture.name }}" src="data:image/png;base64,{{ picture.png }}">
-{% if picture.reduced %}<br><small>{{ picture.reduced }}</small>{% endif %}
-<figcaption>{{ picture.caption }}</figcaption></figure>
+{% for image in case.images %}
+<figure><img alt="{{ image.name }}" src="data:image/png;base64,{{ image.png }}">
+{% if image.reduced %}<br><small>{{ image.reduced }}</small>{% endif %}
+<figcaption>{{ image.caption }}</figcaption></figure>
 {% endfor %}
 </div>
 {% else %}
@@ -156,12 +156,12 @@ def _case(case: Disagreement) -> dict[str, Any]:
         captions.append(f"{role} {path.name}: {opinion}, score {case.predictions[place]:.4f}{rank}")
     difference = f", rank difference by the critic {abs(case.ranks[0] - case.ranks[1]):g}" if case.ranks else ""
     paths = (case.ref, case.better, case.worse)
-    pictures = [_picture(path, caption) for path, caption in zip(paths, captions, strict=True)]
-    return {"heading": f"{case.size:.2f}{difference}", "pictures": pictures}
+    images = [_image(path, caption) for path, caption in zip(paths, captions, strict=True)]
+    return {"heading": f"{case.size:.2f}{difference}", "images": images}
 
 
-def _picture(path: Path, caption: str) -> dict[str, str]:
-    """The image itself, without loss unless it is reduced."""
+def _image(path: Path, caption: str) -> dict[str, str]:
+    """An image as lossless PNG in base 64, reduced where it is large."""
     try:
         with Image.open(path) as file:
             image = file.convert("RGB")

@@ -1,7 +1,7 @@
 """SF, SN and SFSN: structural fidelity of the low frequencies, statistical naturalness of the high ones.
 
-An unofficial port, written from the paper's description: digits depend on details of MATLAB's ``imresize``,
-``rgb2gray`` and MS-SSIM, and the authors published no expected values. Compare only numbers made here.
+An unofficial port, written from the paper's description. The last digits depend on details of MATLAB's ``imresize``,
+``rgb2gray`` and MS-SSIM, and the authors published no expected values. Compare only numbers of this port.
 
 SN grows with texture of any kind, so it rewards noise; alone it does not measure quality.
 """

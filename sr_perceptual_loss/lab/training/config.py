@@ -196,8 +196,8 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConf
         # strict=False: YAML leaves numbers such as 1e-4 as text.
         return msgspec.convert(content, TrainingConfig, strict=False, dec_hook=_decoded)
     except msgspec.ValidationError as error:
-        own = error.__cause__ if isinstance(error.__cause__, InputError) else None
-        raise InputError(str(own) if own else _explained(str(error), content)) from None
+        cause = error.__cause__ if isinstance(error.__cause__, InputError) else None
+        raise InputError(str(cause) if cause else _explained(str(error), content)) from None
 
 
 def _parsed(text: str | bytes, where: str) -> Any:

@@ -96,7 +96,7 @@ class _Training:
         if self.state is not None and not resume:
             raise InputError(f"{config.out}: contains a training ({self.state.name}); add --resume or change out.")
         run_folder.check_same_run(config)
-        # Typing errors are found before backbones are downloaded, which can take minutes.
+        # Misspelt names are reported before backbones are downloaded, which can take minutes.
         get_card(config.critic.name)
         if not config.data.root.exists():
             raise InputError(f"data.root: {config.data.root} does not exist; set it to the folder of the data set.")
@@ -127,7 +127,7 @@ class _Training:
         self.accelerator.register_load_state_pre_hook(self._read_critic)
 
     def _write_critic(self, models: list[Any], weights: list[Any], folder: str) -> None:
-        """In our own format: that of Accelerate cannot store a module that has two names."""
+        """In the format of our weights files: that of Accelerate cannot store a module that has two names."""
         weights.clear()
         if self.main:
             save_weights(self.critic, Path(folder) / "critic.safetensors")
@@ -141,8 +141,8 @@ class _Training:
         config, out = self.config, self.config.out
         if self.main:
             out.mkdir(parents=True, exist_ok=True)
-            for rest in out.glob(".*.tmp"):  # of a run that was killed while it wrote
-                rest.unlink()
+            for leftover in out.glob(".*.tmp"):  # of a run that was killed while it wrote
+                leftover.unlink()
             run_folder.write_config(config)
         self.accelerator.wait_for_everyone()
         if self.state is not None:

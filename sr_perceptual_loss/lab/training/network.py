@@ -1,4 +1,4 @@
-"""The critic that is trained: built, started, and its fixed parts fixed."""
+"""Builds the critic that is trained: its start weights, and which parts stay fixed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PBAN_PARTS = {
     "layer3.": "layer2_1.",
 }
 #: Backbones of each critic, as its paper names them: timm model -> {prefix in it: prefix in the critic}. Models have
-#: their tag, since bare names change their meaning between timm versions.
+#: their tag, since names without a tag mean different weights in different timm versions.
 BACKBONES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
     "efficient_pban": {"resnet34.tv_in1k": _PBAN_PARTS},
     "rqi_maniqa": {"vit_base_patch8_224.augreg_in21k_ft_in1k": _inside("vit", *_VIT_PARTS)},
@@ -100,7 +100,7 @@ def trainable(critic: nn.Module) -> list[nn.Parameter]:
 
 
 def set_train_mode(critic: nn.Module) -> None:
-    """Train mode, but modules whose parameters are all fixed in eval mode: their batch norms do not move."""
+    """Train mode; modules without a trained parameter stay in eval mode, so that their batch norms do not change."""
     critic.train()
     for module in critic.modules():
         if any(True for _ in module.parameters()) and not trainable(module):

@@ -28,7 +28,7 @@ __all__ = ["ContentPairs", "ShuffledPairs", "TrainingPair", "opinion_pairs", "pa
 class TrainingPair:
     """One comparison."""
 
-    image: Path  # is scored
+    image: Path  # the image that is scored
     reference: Path
     label: float  # score that the critic should give
 
@@ -118,7 +118,7 @@ class ContentPairs:
 
 
 class ShuffledPairs:
-    """Given pairs in a random order; all come once before any comes again.
+    """Given pairs in a random order; each is used once before any is used again.
 
     Args:
         pairs: at least one.

@@ -1,4 +1,4 @@
-"""What a run will do, known before it starts: data, split, sizes, numbers of steps; and its description."""
+"""What is decided before a run starts: data, split, sizes, number of steps; and its description."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Plan:
     notes: tuple[str, ...]  # what a user must know about the data set and the split
     scale: dict[str, Any]  # how labels follow from scores
     side: int | None  # of the training crops; None for whole images
-    validation_side: int | None  # None for the critic's own choice
+    validation_side: int | None  # of the validation crops; None where the critic's input size or the image decides
     steps_per_epoch: int
 
 

@@ -1,7 +1,7 @@
-"""What a run keeps in its folder: ``config.yml``, ``history.jsonl`` and the states that it can continue from.
+"""The folder of a run: ``config.yml``, ``history.jsonl`` and the states that it can continue from.
 
-A state is a folder ``checkpoints/step_00000500``, written under another name and then renamed, so that an interruption
-at any moment leaves the state before.
+A state is a folder ``checkpoints/step_00000500``. It is written under another name and then renamed, so that the state
+before it remains after an interruption at any moment.
 """
 
 from __future__ import annotations

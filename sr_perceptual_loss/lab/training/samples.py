@@ -61,7 +61,7 @@ class Samples(Dataset[tuple[Tensor, Tensor, float, int]]):
         options: resizing, flips and cache.
         seed: of crops and flips.
         side: of the aligned random crop; None for whole images.
-        exact: True if a smaller image is an error (critics of one size); else it is used whole where it is smaller.
+        exact: True if a smaller image is an error (critics of one size); else its shorter side is used.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Samples(Dataset[tuple[Tensor, Tensor, float, int]]):
 
     # Not named set_epoch: Accelerate would call that with its own count, which begins at 0 in a continued run.
     def choose_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose pairs are given."""
+        """Set the epoch that the pairs belong to."""
         self.epoch = epoch
 
     def __len__(self) -> int:

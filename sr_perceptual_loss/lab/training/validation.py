@@ -1,4 +1,4 @@
-"""How well a critic agrees with people on the validation contents, shared out over all processes."""
+"""How well a critic agrees with people on the validation contents; the images are divided among all processes."""
 
 from __future__ import annotations
 
