@@ -45,7 +45,7 @@ def crop(path: Path, side: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def randomise(critic: Critic, sr: Tensor, hr: Tensor) -> None:
-    """Random numbers also where training starts from zeros, and the batch statistics of a picture.
+    """Random numbers also where training starts from zeros, and the batch statistics of an image.
 
     Otherwise deformable convolutions would sample at whole pixels only, and activations could grow without limit.
     """
@@ -114,15 +114,15 @@ def dump(photographs: list[Path], weights: Path, out: Path, report: Callable[[st
 def compare(first: Path, second: Path) -> dict[tuple[str, str], float]:
     """(loss, "value" or "gradient") -> largest relative difference; inf where one file lacks it."""
     a, b = load_file(first), load_file(second)
-    found: dict[tuple[str, str], float] = {}
+    largest: dict[tuple[str, str], float] = {}
     for key in sorted(a.keys() | b.keys()):
         name, _, what = key.split("|")
         difference = float("inf")
         if key in a and key in b:
             x, y = a[key].double(), b[key].double()
             difference = float((x - y).norm() / x.norm().clamp_min(1e-12))
-        found[name, what] = max(found.get((name, what), 0.0), difference)
-    return found
+        largest[name, what] = max(largest.get((name, what), 0.0), difference)
+    return largest
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """`srpl metrics` on bicubic enlargements of Set5 and Set14 (x4): known numbers, so a check of the whole command.
 
-    python benchmarks/bicubic_sets.py --data ../shared/data
-    python benchmarks/bicubic_sets.py --sets Set14 --metrics psnr_y,ssim_y,psnr_rgb,ssim_rgb,sf,sn,sfsn --critic haarpsi
+    python benchmarks/bicubic_sets.py --data DIR
+    python benchmarks/bicubic_sets.py --data DIR --sets Set14 --metrics psnr_y,ssim_y,sf,sn,sfsn --critic haarpsi
 
-The LR files are enlarged with the MATLAB bicubic kernel (a = -0.5, symmetric border; BasicSR's imresize), rounded and
+DIR contains Set5 and Set14_x4 (docs/hosts/plain_pytorch.md, Data). The LR files are enlarged with the MATLAB bicubic kernel (a = -0.5, symmetric border; BasicSR's imresize), rounded and
 cut to 8 bits, and written with their references into runs/bicubic_sets/NAME/{SR,HR,LR} under names that pair up. Then
 the command runs and writes runs/bicubic_sets/NAME/metrics.csv. Expected PSNR-Y: Set5 28.43 dB, Set14 26.09 dB.
 """
@@ -49,7 +49,7 @@ def prepare(data: Path, name: str) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the test sets")
     parser.add_argument("--sets", nargs="+", default=["Set5", "Set14"], choices=["Set5", "Set14", "BSD100", "Urban100"])
     parser.add_argument("--metrics", default="psnr_y,ssim_y,psnr_rgb,ssim_rgb")
     parser.add_argument("--critic", action="append", default=[])

@@ -1,4 +1,4 @@
-"""How much code one steady call of a loss runs through, and how large the package is; the targets of the redesign.
+"""How many functions of the package one steady call of a loss enters, and how large the package is.
 
     python benchmarks/call_depth.py
     PYTHONPATH=/path/to/another/checkout python benchmarks/call_depth.py      # the same of another checkout
@@ -73,7 +73,7 @@ def imports(folder: Path) -> dict[str, set[str]]:
     for path in sorted(folder.rglob("*.py")):
         parts = [folder.name, *path.relative_to(folder).with_suffix("").parts]
         names[".".join(parts).removesuffix(".__init__")] = path
-    found = {}
+    graph = {}
     for module, path in names.items():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         skipped = {
@@ -91,8 +91,8 @@ def imports(folder: Path) -> dict[str, set[str]]:
             elif isinstance(node, ast.ImportFrom) and node.module:
                 inner = {f"{node.module}.{alias.name}" for alias in node.names}
                 wanted |= (inner & names.keys()) or {node.module}
-        found[module] = (wanted & names.keys()) - {module}
-    return found
+        graph[module] = (wanted & names.keys()) - {module}
+    return graph
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
@@ -114,13 +114,13 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
 
 
 def rooms(folder: Path) -> dict[str, tuple[int, int]]:
-    """Room -> (lines, files); files outside the rooms of the core keep their folder's name."""
-    found: dict[str, tuple[int, int]] = {}
+    """Folder of the package -> (lines, files)."""
+    sizes: dict[str, tuple[int, int]] = {}
     for path in sorted(folder.rglob("*.py")):
         room = path.relative_to(folder).parts[0] if path.parent != folder else "(root)"
-        lines, files = found.get(room, (0, 0))
-        found[room] = (lines + len(path.read_text(encoding="utf-8").splitlines()), files + 1)
-    return found
+        lines, files = sizes.get(room, (0, 0))
+        sizes[room] = (lines + len(path.read_text(encoding="utf-8").splitlines()), files + 1)
+    return sizes
 
 
 def keys(thing: type) -> int:

@@ -186,10 +186,10 @@ def measure(name: str, device: str) -> None:
     forms = [form for form in part.forms if form != "bf16" or device != "cpu" or has_bf16()]
     content = {"setting": {**machine(device), "part": json.loads(json.dumps(asdict(part)))}, "dates": [], "rows": []}
     if path.is_file():
-        found = json.loads(path.read_text())
-        if found["setting"] != content["setting"]:
-            raise SystemExit(f"{path} was measured with {found['setting']}; delete it to measure again.")
-        content = found
+        saved = json.loads(path.read_text())
+        if saved["setting"] != content["setting"]:
+            raise SystemExit(f"{path} was measured with {saved['setting']}; delete it to measure again.")
+        content = saved
     cells = [(side, batch) for side in part.sides for batch in part.batches]
     cells = [c for c in cells if c not in {(row["side"], row["batch"]) for row in content["rows"]}]
     cases = build_cases(part.critics, part.baselines, forms=forms, device=device) if cells else []
@@ -296,13 +296,13 @@ def equality(critic: Critic, side: int, batch: int = 1, *, seed: int = 0) -> Equ
         calibrate(critic, seed=seed)
         fast, plain = critic.inference_form(), reference_form(critic)
         sr, hr = (image.double() for image in image_pair(batch, side, seed=seed + 1))
-        expected, found = (gradient(lambda x, form=form: form.score(x, hr), sr) for form in (plain, fast))
+        expected, actual = (gradient(lambda x, form=form: form.score(x, hr), sr) for form in (plain, fast))
         with torch.no_grad():
             score = fast.score(sr, hr)
             difference = (score - plain.score(sr, hr)).abs().max()
             flat = fast.score(0.7 * sr + 0.3 * sr.mean(), hr)
             offsets = sampling_offsets(critic, lambda: critic.score(sr, hr))
-    relative = (found - expected).norm() / expected.norm()
+    relative = (actual - expected).norm() / expected.norm()
     numbers = (difference, relative, (flat - score).abs().mean(), expected.norm())
     return Equality(*map(float, numbers), float(offsets.std()) if len(offsets) else None)
 
@@ -322,9 +322,9 @@ def equality_table() -> str:
     lines = []
     for name, side in FULL_SIZES.items():
         for batch in (1, 2) if name == "efficient_pban" else (1,):
-            found = equality(create_critic(name, weights=None), side, batch)
-            numbers = [f"{found.score:.1e}", f"{found.gradient:.1e}", f"{found.change:.1e}"]
-            lines.append([name, str(side), str(batch), *numbers, number(found.offsets, "{:.2f}")])
+            result = equality(create_critic(name, weights=None), side, batch)
+            numbers = [f"{result.score:.1e}", f"{result.gradient:.1e}", f"{result.change:.1e}"]
+            lines.append([name, str(side), str(batch), *numbers, number(result.offsets, "{:.2f}")])
             print(*lines[-1], file=sys.stderr)
     about = ", ".join(f"{key}: {value}" for key, value in machine("cpu").items())
     heads = ["what", "side", "batch", "score", "gradient, relative L2", "change of score", "offsets"]

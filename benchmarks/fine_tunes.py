@@ -1,13 +1,14 @@
 r"""RLFN x4 fine-tuned with L1 and each critic at several shares, measured on four test sets, with crops to look at.
 
-    python benchmarks/fine_tunes.py --data ../shared/data --critics haarpsi texture_stats --shares 0.3 0.5 0.7
-    python benchmarks/fine_tunes.py --data ../shared/data --critics 'texture_stats {"scales": 2}' --sets Set14
+    python benchmarks/fine_tunes.py --data DIR --critics haarpsi texture_stats --shares 0.3 0.5 0.7
+    python benchmarks/fine_tunes.py --data DIR --critics 'texture_stats {"scales": 2}' --sets Set14
 
-The published network (row `start`) is trained on with L1 alone (`l1`, the control) and with L1 and a critic; `share`
-is the critic's part of the gradient's norm at the output. Behind a name, JSON gives constructor arguments of the critic
+DIR contains cid22_512_train, the test sets and sr_weights/rlfn/rlfn_x4.pth (docs/hosts/plain_pytorch.md, Data). The
+published network (row `start`) is trained further with L1 alone (`l1`, the control) and with L1 and a critic; `share` is
+the critic's part of the gradient's norm at the output. JSON after a name gives constructor arguments of the critic
 (variants of texture_stats). Prints one table per test set and writes summary.json and crops to runs/fine_tunes.
-Networks and numbers are kept; an interrupted run continues. On one core: some minutes per training of 500 steps, and as
-much to measure each network on Urban100.
+Networks and numbers are kept; an interrupted run continues. On one core a training of 500 steps takes some minutes, and
+so does measuring a network on Urban100.
 """
 
 from __future__ import annotations

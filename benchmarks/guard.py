@@ -164,11 +164,11 @@ def measured(net: Network, loss: PairLoss, pairs: list[tuple[Tensor, Tensor]]) -
         hr.append(b[..., SCALE * top : SCALE * (top + 64), SCALE * left : SCALE * (left + 64)])
     lr, hr = torch.cat(lr), torch.cat(hr)
     sr = net(lr).clamp(0, 1)
-    found = {name: value for name, (value, _) in fidelity(sr, hr).items()}
-    found["hf"] = float(high_frequency_ratio(sr, hr))
-    found["grid"] = 255 * max(float(v) for v in periodic_excess(sr, hr).values())
-    found["score"] = float(loss.scores(sr, hr).mean())
-    return found
+    values = {name: value for name, (value, _) in fidelity(sr, hr).items()}
+    values["hf"] = float(high_frequency_ratio(sr, hr))
+    values["grid"] = 255 * max(float(v) for v in periodic_excess(sr, hr).values())
+    values["score"] = float(loss.scores(sr, hr).mean())
+    return values
 
 
 def run(name: str, seed: int, net: Network, train: list[tuple[Tensor, Tensor]], limit: int) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The demo's network on real data: fine-tuned on CID22, measured on Set5, Set14 and BSD100 (x4), before and after.
 
-    python benchmarks/real_data.py --data ../shared/data
+    python benchmarks/real_data.py --data DIR
 
-`before` is the first stage of `make demo`; `after` continues it with pixel loss and the critic of demo_cpu.yml, and
+DIR contains cid22_512_train, Set5, Set14_x4 and BSD100_x4 (docs/hosts/plain_pytorch.md, Data). `before` is the first stage of `make demo`; `after` continues it with pixel loss and the critic of demo_cpu.yml, and
 `control` with the pixel loss alone, for the same number of iterations on the same crops. Y channel, border 4.
 Prints a table and writes runs/real_data/summary.json. Resumable.
 """
@@ -70,7 +70,7 @@ def image_bytes(image: torch.Tensor) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--data", type=Path, required=True, help="folder with cid22_512_train and the test sets")
     arguments = parser.parse_args()
     console = Console()
     demo.OUT.mkdir(parents=True, exist_ok=True)

@@ -70,23 +70,23 @@ def read_rows() -> list[dict[str, object]]:
 
 def tests_by_row(tests: Path = TESTS) -> dict[int, list[str]]:
     """Row -> ``losses/test_inputs.py::test_...``, in the order of files and lines; read, not imported."""
-    found: dict[int, list[str]] = {}
+    tests_of: dict[int, list[str]] = {}
     for path in sorted(tests.rglob("test_*.py")):
         for function in ast.parse(path.read_text(encoding="utf-8")).body:
             for mark in function.decorator_list if isinstance(function, ast.FunctionDef) else ():
                 if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.fault":
                     for row in mark.args:
                         name = f"{path.relative_to(tests).as_posix()}::{function.name}"
-                        found.setdefault(ast.literal_eval(row), []).append(name)
-    return found
+                        tests_of.setdefault(ast.literal_eval(row), []).append(name)
+    return tests_of
 
 
 def read_outcomes(junit: Path) -> dict[str, Outcome]:
     """Test -> outcome, from pytest's junit file."""
-    found: dict[str, Outcome] = {}
+    outcomes: dict[str, Outcome] = {}
     for case in ElementTree.parse(junit).iter("testcase"):
         file = case.get("classname", "").replace(".", "/").removeprefix("tests/") + ".py"
-        outcome = found.setdefault(f"{file}::{case.get('name', '').split('[')[0]}", Outcome())
+        outcome = outcomes.setdefault(f"{file}::{case.get('name', '').split('[')[0]}", Outcome())
         skipped = case.find("skipped")
         if case.find("failure") is not None or case.find("error") is not None:
             outcome.counts["failed"] += 1
@@ -97,7 +97,7 @@ def read_outcomes(junit: Path) -> dict[str, Outcome]:
                 outcome.reasons.append(reason)
         else:
             outcome.counts["passed"] += 1
-    return found
+    return outcomes
 
 
 def page(rows: list[dict[str, object]], tests: dict[int, list[str]], outcomes: dict[str, Outcome]) -> str:
@@ -127,12 +127,12 @@ def page(rows: list[dict[str, object]], tests: dict[int, list[str]], outcomes: d
 
 def named_in(text: str) -> dict[int, list[str]]:
     """Row -> tests, as a page names them."""
-    found = {}
+    named = {}
     for line in text.splitlines():
         cells = re.split(r"(?<!\\)\|", line)
         if len(cells) == 8 and cells[1].strip().isdigit():
-            found[int(cells[1])] = re.findall(r"`([^`]+::[^`]+)`", cells[5])
-    return {row: names for row, names in found.items() if names}
+            named[int(cells[1])] = re.findall(r"`([^`]+::[^`]+)`", cells[5])
+    return {row: names for row, names in named.items() if names}
 
 
 def run_tests(slow: bool) -> Path:

@@ -1,9 +1,10 @@
 r"""What happens to images when a critic is optimised: attacks on pixels, and three small SR networks per critic.
 
-    python benchmarks/robustness.py --photographs ../shared/data/cid22_512_train --test ../shared/data/Set14_x4 \
-        --rated ../shared/data/kadid_i01 ../shared/data/tid2013_i01 --critics haarpsi texture_stats
+    python benchmarks/robustness.py --photographs CID22 --test SET14 --rated KADID_I01 TID2013_I01 \
+        --critics haarpsi texture_stats
 
-Each critic is compared with the L1 control, trained for the same number of steps on the same crops. Prints one table of
+The names in capitals are folders (docs/hosts/plain_pytorch.md, Data). A folder for --rated contains some images of a
+rated data set and one CSV with the columns ref, dist, mos. Each critic is compared with the L1 control, trained for the same number of steps on the same crops. Prints one table of
 attacks, one of fine-tunes (means over the seeds) and the gates. Writes runs/robustness/summary.json and one image of
 each trial. Finished parts are kept, so an interrupted run continues, and runs with other critics, heads or seeds
 share them. About 2 minutes of one core per critic, head and seed, 2 per head and seed for the pixel stage.

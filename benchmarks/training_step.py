@@ -97,10 +97,10 @@ NETWORKS = {"swinir_light": swinir_light, "camixer_size": CAMixerSize}
 
 def losses(critics: list[str], device: str, *, ratio: bool) -> dict[str, Loss]:
     """By name; each is added to L1."""
-    found: dict[str, Loss] = {"L1": lambda sr, hr: sr.new_zeros(())}
+    by_name: dict[str, Loss] = {"L1": lambda sr, hr: sr.new_zeros(())}
     if not ratio:
         vgg = build_baseline("vgg19", device)
-        found["+ VGG19"] = lambda sr, hr: vgg(sr, hr).mean()
+        by_name["+ VGG19"] = lambda sr, hr: vgg(sr, hr).mean()
     for name in critics:
         critic = create_critic(name, weights=None)
         calibrate(critic)
@@ -109,10 +109,10 @@ def losses(critics: list[str], device: str, *, ratio: bool) -> dict[str, Loss]:
         if ratio:
             for balance in ("none", "grad_norm"):
                 loss = SSIMPerceptualRatioLoss(critic.to(device), loss_balance=balance, crops=crops)
-                found[f"+ SSIM, {name}: {balance}"] = loss
+                by_name[f"+ SSIM, {name}: {balance}"] = loss
         else:
-            found[f"+ {name}"] = CriticLoss(critic.to(device), crops=crops, loss_weight=0.01)
-    return found
+            by_name[f"+ {name}"] = CriticLoss(critic.to(device), crops=crops, loss_weight=0.01)
+    return by_name
 
 
 def steps(network: nn.Module, extra: dict[str, Loss], lr: Tensor, hr: Tensor) -> dict[str, Callable[[], None]]:

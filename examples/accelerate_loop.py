@@ -1,6 +1,6 @@
 """A critic in an Accelerate loop: mixed precision, accumulation and several processes; the critic is not prepared.
 
-    accelerate launch examples/accelerate_loop.py --data ../shared/data/cid22_512_train --test ../shared/data/Set14_x4
+    accelerate launch examples/accelerate_loop.py --data PHOTOGRAPHS --test SET14      # folders
 
 Only what is trained goes through `prepare`. The iteration is counted where `sync_gradients` is true, that is, after an
 optimizer step, so schedules and crop boxes are the same for all micro-batches of a step and on all processes.
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
-from small_sr import Crops, SmallSR, arguments, image_pairs, measure, photographs, picture, restore, table
+from small_sr import Crops, SmallSR, arguments, image_pairs, measure, photographs, save_comparison, restore, table
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     if accelerator.is_main_process:
         name, lr, hr = pairs[0]
         shown = {stage: restored[name] for stage, restored in images.items()}
-        picture(options.out / "accelerate.png", {"LR": lr, **shown, "HR": hr})
+        save_comparison(options.out / "accelerate.png", {"LR": lr, **shown, "HR": hr})
     return results
 
 

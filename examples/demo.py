@@ -1,7 +1,6 @@
-"""The demo behind `make demo`: fine-tune a small x4 network with the embedded critic on a CPU, without any download.
+"""The script of `make demo`: fine-tune a small x4 network with HaarPSI on a CPU, without any download.
 
-    srpl basicsr does the training (BasicSR's own loop); this script makes the data, starts both stages, and compares.
-
+`srpl basicsr` does the training (BasicSR's loop); this script makes the data, starts both stages, and compares them.
 Photographs are those that scikit-image bundles; three of them are held out. Interrupted, the same command continues.
 Results: runs/demo/summary.json and runs/demo/comparison.png.
 """
@@ -35,7 +34,7 @@ SCALE = 4
 TRAIN = ("motorcycle_left.png", "motorcycle_right.png", "rocket.jpg", "retina.jpg", "ihc.png", "hubble_deep_field.jpg",
          "camera.png", "grass.png", "gravel.png", "brick.png", "coins.png", "moon.png")  # fmt: skip
 HELD_OUT = ("astronaut.png", "chelsea.png", "coffee.png")
-#: Regions shown in the picture: held-out photograph -> (top, left) of a 96 x 96 crop.
+#: Regions shown in comparison.png: held-out photograph -> (top, left) of a 96 x 96 crop.
 SHOWN = {"astronaut": (60, 176), "chelsea": (96, 128), "coffee": (96, 204)}
 CROP = 96
 #: Side of the LR training tiles.
@@ -121,9 +120,9 @@ def train(config: str, console: Console, *, name: str = "", force: Sequence[str]
         assert process.stdout is not None
         for line in process.stdout:
             file.write(line)
-            found = re.search(r"\[epoch:.*iter:\s*([\d,]+)", line)
-            if found:
-                done = int(found[1].replace(",", ""))
+            match = re.search(r"\[epoch:.*iter:\s*([\d,]+)", line)
+            if match:
+                done = int(match[1].replace(",", ""))
                 losses = re.findall(r"((?:l|score)_\w+): ([-\d.e+]+)", line)
                 shown = "  ".join(f"{key} {float(value):.4f}" for key, value in losses)
                 progress.update(task, completed=done, last=shown)
@@ -175,7 +174,7 @@ def measure(sr: np.ndarray, hr: np.ndarray) -> dict[str, float]:
     }
 
 
-def picture(images: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None:
+def save_comparison(images: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None:
     """One row per photograph: LR (pixels shown as they are), before, after, HR."""
     from PIL import Image, ImageDraw, ImageFont
 
@@ -219,7 +218,7 @@ def compare(networks: Mapping[str, Path], data: Path, console: Console) -> dict[
         cells = (f"{results[s][row][m]:{form}}" for m, (_, form) in MEASURES.items() for s in results)
         table.add_row(row, *cells, style="bold" if row == "mean" else None)
     console.print(table)
-    picture(images, OUT / "comparison.png")
+    save_comparison(images, OUT / "comparison.png")
     return results
 
 

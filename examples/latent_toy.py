@@ -25,7 +25,6 @@ from sr_perceptual_loss.lab.data.images import read_image
 from sr_perceptual_loss.lab.evaluation.sr_metrics import psnr, ssim_8bit
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT.parent / "shared" / "data"
 OUT = ROOT / "runs" / "latent_toy"
 SCALE = 4
 #: Sides of test images are cut to multiples of this, for the strides of VAE and UNet.
@@ -37,10 +36,12 @@ def log(text: str) -> None:
     print(text, flush=True)
 
 
-def photographs() -> tuple[list[Tensor], list[Tensor]]:
-    """Training and held-out photographs, (3, H, W) uint8: CID22, or those that scikit-image bundles."""
-    files = sorted((DATA / "cid22_512_train").glob("*.png"))[: PHOTOGRAPHS + 8]
-    if files:
+def photographs(data: Path | None) -> tuple[list[Tensor], list[Tensor]]:
+    """Training and held-out photographs, (3, H, W) uint8: CID22, or without a folder those that scikit-image bundles."""
+    if data:
+        files = sorted((data / "cid22_512_train").glob("*.png"))[: PHOTOGRAPHS + 8]
+        if len(files) <= PHOTOGRAPHS:
+            raise SystemExit(f"--data {data}: cid22_512_train has {len(files)} photographs, expected {PHOTOGRAPHS + 8}.")
         train, held_out = files[:PHOTOGRAPHS], files[PHOTOGRAPHS:]
     else:
         import skimage
@@ -77,28 +78,19 @@ def enlarge(low: Tensor) -> Tensor:
     return F.interpolate(low, scale_factor=SCALE, mode="bicubic").clamp(-1, 1)
 
 
-def test_images(side: int) -> list[tuple[str, Tensor, Tensor]]:
+def test_images(data: Path | None, side: int) -> list[tuple[str, Tensor, Tensor]]:
     """(name, enlarged LR, HR) in [-1, 1], (1, 3, H, W): centre parts of Set5 and Set14, or held-out photographs.
 
     Args:
+        data: folder with Set5 and Set14_x4, or None.
         side: of the centre parts, at most.
     """
-    found = []
-    for hr_file in [
-        *sorted((DATA / "Set5").glob("*SRF_4_HR.png")),
-        *sorted((DATA / "Set14_x4").glob("*_SRF_4_HR.png")),
-    ]:
-        found.append((hr_file.stem.split("_SRF")[0], hr_file, hr_file.with_name(hr_file.name.replace("_HR", "_LR"))))
-    for hr_file in sorted((DATA / "Set14_x4" / "HR").glob("*.png")) + sorted((DATA / "Set5" / "HR").glob("*.png")):
-        for lr_file in sorted((hr_file.parent.parent / "LR_bicubic" / "X4").glob(f"{hr_file.stem}*.png")):
-            found.append((hr_file.stem, hr_file, lr_file))
-    images = []
-    for name, hr_file, lr_file in found:
-        hr, low = (read_image(p)[None] * 2 - 1 for p in (hr_file, lr_file))
-        images.append((name, *_centre(hr, low, side)))
+    pairs = [pair for name in ("Set14_x4", "Set5") if data for pair in image_pairs(data / name)]
+    images = [(name, *_centre(2 * hr - 1, 2 * low - 1, side)) for name, low, hr in pairs]
     if not images:
-        for number, image in enumerate(photographs()[1]):
-            hr = image[None, :, : image.shape[1] // 8 * 8, : image.shape[2] // 8 * 8].float() / 127.5 - 1
+        for number, image in enumerate(photographs(data)[1]):
+            hr = image[None, :, : image.shape[1] // MULTIPLE * MULTIPLE, : image.shape[2] // MULTIPLE * MULTIPLE]
+            hr = hr.float() / 127.5 - 1
             images.append((f"photograph {number}", *_centre(hr, shrink(hr), side)))
     return images
 
@@ -223,7 +215,7 @@ def report(results: dict[str, dict[str, float]], out: Path) -> None:
 
 
 @torch.no_grad()
-def picture(
+def save_comparison(
     columns: dict[str, Callable[[Tensor], Tensor]], images: list[tuple[str, Tensor, Tensor]], file: Path
 ) -> None:
     """Rows of 96-pixel crops, enlarged 2x: the columns in the order of the dictionary, then the original."""

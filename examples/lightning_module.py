@@ -1,7 +1,7 @@
 """A critic in a Lightning module: not in the optimizer, not in the checkpoint, not changed by `model.train()`.
 
     pip install lightning
-    python examples/lightning_module.py --data ../shared/data/cid22_512_train --test ../shared/data/Set14_x4
+    python examples/lightning_module.py --data PHOTOGRAPHS --test SET14      # folders
 
 `precision="bf16-mixed"`, gradient accumulation and several devices need nothing more: critics compute in float32, and
 `self.global_step` counts optimizer steps.
@@ -16,7 +16,7 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.loggers import CSVLogger
-from small_sr import Crops, SmallSR, arguments, image_pairs, measure, photographs, picture, restore, table
+from small_sr import Crops, SmallSR, arguments, image_pairs, measure, photographs, save_comparison, restore, table
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     print(table(results))
     name, lr, hr = pairs[0]
     shown = {stage: images[name] for stage, images in halfway.images.items()}
-    picture(options.out / "lightning.png", {"LR": lr, **shown, "HR": hr})
+    save_comparison(options.out / "lightning.png", {"LR": lr, **shown, "HR": hr})
     return results
 
 

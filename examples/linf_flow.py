@@ -1,6 +1,6 @@
-"""LINF in small: an arbitrary-scale conditional flow with LINF's interface, fine-tuned with a critic on its samples.
+"""A small model of LINF: an arbitrary-scale conditional flow with LINF's interface, fine-tuned with a critic on its samples.
 
-    python examples/linf_flow.py --data ../shared/data/cid22_512_train --test ../shared/data/Set5
+    python examples/linf_flow.py --data PHOTOGRAPHS --test SET5      # folders
 
 Stage one is NLL + pixel loss, stage two adds the critic on a sample of temperature 0.8, as LINF adds VGG. One set of
 weights serves every scale. Own code; for LINF itself, see docs/hosts/linf.md.
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from small_sr import SCALE, arguments, image_pairs, measure, photographs, picture, table
+from small_sr import SCALE, arguments, image_pairs, measure, photographs, save_comparison, table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
                 results[f"{stage}, t={temperature}"] = measure(images, pairs)
             shown[stage] = images[pairs[0][0]]
     print(table(results))
-    picture(options.out / "linf.png", {"LR": pairs[0][1], **shown, "HR": pairs[0][2]})
+    save_comparison(options.out / "linf.png", {"LR": pairs[0][1], **shown, "HR": pairs[0][2]})
     return results
 
 

@@ -1,6 +1,6 @@
 """PiSA-SR's two stages with a critic, on a CPU in minutes: pixel LoRA, then semantic LoRA with the critic.
 
-    python examples/pisasr_style.py [--critic haarpsi] [--weights FILE] [--weight 0.1]
+    python examples/pisasr_style.py [--data DIR] [--critic haarpsi] [--weights FILE] [--weight 0.1]
 
 A one-step network: x0 = z_LR - UNet(z_LR, t = 1), decoded by a frozen VAE. Stage 1 trains the LoRA adapter "pixel" with
 a pixel loss. Stage 2 adds the adapter "semantic" and trains it alone, with the pixel loss and the critic (the paper
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import time
+from pathlib import Path
 
 import latent_toy as toy
 import torch
@@ -98,18 +99,19 @@ def train(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder with cid22_512_train, Set5 and Set14_x4")
     parser.add_argument("--critic", default="haarpsi")
-    parser.add_argument("--weights", help="file of the critic; needless for haarpsi")
+    parser.add_argument("--weights", help="file of the critic; not needed for haarpsi")
     parser.add_argument("--weight", type=float, default=0.1)
     parser.add_argument("--steps", type=int, nargs=2, default=(120, 80), metavar=("PIXEL", "SEMANTIC"))
     given = parser.parse_args()
     out = OUT / given.critic
     out.mkdir(parents=True, exist_ok=True)
-    images, _ = toy.photographs()
+    images, _ = toy.photographs(given.data)
     vae = toy.trained_vae(images)
     loss = toy.critic_loss(given.critic, given.weights, given.weight)
     critic = LatentLoss(loss, vae)
-    tests = toy.test_images(TEST_SIDE)
+    tests = toy.test_images(given.data, TEST_SIDE)
 
     unet = tiny_unet()
     unet.add_adapter(LoraConfig(r=16, lora_alpha=16, target_modules=TARGETS), adapter_name="pixel")
@@ -143,7 +145,7 @@ def main() -> None:
     )
     toy.log(f"{len(tests)} test images, centre parts of at most {TEST_SIDE}x{TEST_SIDE}, x{toy.SCALE}")
     toy.report(results, out)
-    toy.picture(columns, tests[:3], out / "comparison.png")
+    toy.save_comparison(columns, tests[:3], out / "comparison.png")
 
 
 if __name__ == "__main__":

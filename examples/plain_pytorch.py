@@ -1,8 +1,8 @@
 """A critic in a plain PyTorch loop: first the pixel loss, then both, with a checkpoint that continues exactly.
 
-    python examples/plain_pytorch.py --data ../shared/data/cid22_512_train --test ../shared/data/Set14_x4
+    python examples/plain_pytorch.py --data PHOTOGRAPHS --test SET14
 
-The same command continues an interrupted run. The critic needs five lines; they are marked with (1) ... (5).
+The names in capitals are folders (docs/hosts/plain_pytorch.md, Data). The same command continues an interrupted run. The critic needs five lines; they are marked with (1) ... (5).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from small_sr import Crops, SmallSR, arguments, image_pairs, measure, photographs, picture, restore, table
+from small_sr import Crops, SmallSR, arguments, image_pairs, measure, photographs, save_comparison, restore, table
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
             torch.save({**state, "results": results, "images": images}, checkpoint)
     print(table(results))
     name, lr, hr = pairs[0]
-    picture(
+    save_comparison(
         out / "plain_pytorch.png",
         {"LR": lr, "before": images["before"][name], "after": images["after"][name], "HR": hr},
     )

@@ -1,6 +1,6 @@
 """SeeSR's training step with a critic, on a CPU in minutes: ControlNet over a frozen UNet, noise loss, Accelerate.
 
-    python examples/seesr_style.py [--critic haarpsi] [--weights FILE] [--weight 0.5]
+    python examples/seesr_style.py [--data DIR] [--critic haarpsi] [--weights FILE] [--weight 0.5]
 
 First a tiny UNet is trained as a denoiser of latents (in place of Stable Diffusion) and frozen. Then a ControlNet that
 is conditioned on the LR image is trained to predict the noise, and continues with noise loss and critic: x0 from the
@@ -14,6 +14,7 @@ import argparse
 import copy
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import latent_toy as toy
 import torch
@@ -149,14 +150,15 @@ def score_of_x0(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder with cid22_512_train, Set5 and Set14_x4")
     parser.add_argument("--critic", default="haarpsi")
-    parser.add_argument("--weights", help="file of the critic; needless for haarpsi")
+    parser.add_argument("--weights", help="file of the critic; not needed for haarpsi")
     parser.add_argument("--weight", type=float, default=0.5)
     parser.add_argument("--steps", type=int, nargs=3, default=(100, 50, 40), metavar=("UNET", "CONTROLNET", "CRITIC"))
     given = parser.parse_args()
     out = OUT / given.critic
     out.mkdir(parents=True, exist_ok=True)
-    images, held_out = toy.photographs()
+    images, held_out = toy.photographs(given.data)
     vae = toy.trained_vae(images)
     loss = toy.critic_loss(given.critic, given.weights, given.weight)
     critic = LatentLoss(loss, vae, scheduler=DDPMScheduler(**SCHEDULE), max_timestep=MAX_TIMESTEP)
@@ -179,11 +181,11 @@ def main() -> None:
     for stage, network in stages.items():
         score = score_of_x0(unet, network, vae, critic, held_out)
         toy.log(f"{given.critic} of x0 on held-out crops, {stage}: {score:.4f}")
-    tests = toy.test_images(TEST_SIDE)
+    tests = toy.test_images(given.data, TEST_SIDE)
     columns = {"bicubic": lambda low: low} | {s: restorer(unet, n, vae) for s, n in stages.items()}
     toy.log(f"{len(tests)} test images, centre parts of at most {TEST_SIDE}x{TEST_SIDE}, x{toy.SCALE}")
     toy.report({name: toy.measure(restore, tests, loss) for name, restore in columns.items()}, out)
-    toy.picture(columns, tests[:3], out / "comparison.png")
+    toy.save_comparison(columns, tests[:3], out / "comparison.png")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Parts of the loop examples: a small x4 network, crops of photographs, and measures of whole test images.
 
-Without a folder, photographs that scikit-image bundles (`pip install scikit-image`). It shows that everything works
-together, not quality: 0.06 M weights and a few hundred iterations on a CPU.
+Without a folder, photographs that scikit-image bundles are used (`pip install scikit-image`). The runs show that
+everything works together, not quality: 0.06 M weights and a few hundred iterations on a CPU.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def photographs(folder: Path | None) -> list[Tensor]:
 
 def image_pairs(folder: Path | None) -> list[Pair]:
     """(name, LR, HR), each (1, 3, H, W): `HR/` and `LR_bicubic/X4/`, `*_SRF_4_HR.png` and `*_LR.png`, or HR alone."""
-    found: list[Pair] = []
+    pairs: list[Pair] = []
     if folder is None:
         import skimage
 
@@ -77,8 +77,8 @@ def image_pairs(folder: Path | None) -> list[Pair]:
     for lr_file, hr_file in files:
         hr = read(hr_file)
         hr = hr[None, :, : hr.shape[1] // SCALE * SCALE, : hr.shape[2] // SCALE * SCALE]
-        found.append((hr_file.stem, shrink(hr) if lr_file is None else read(lr_file)[None], hr))
-    return found
+        pairs.append((hr_file.stem, shrink(hr) if lr_file is None else read(lr_file)[None], hr))
+    return pairs
 
 
 class Crops(Dataset):
@@ -126,7 +126,7 @@ def table(results: Mapping[str, Mapping[str, float]]) -> str:
     )
 
 
-def picture(path: Path, columns: Mapping[str, Tensor], top: int = 60, left: int = 60, side: int = 96) -> None:
+def save_comparison(path: Path, columns: Mapping[str, Tensor], top: int = 60, left: int = 60, side: int = 96) -> None:
     """The same region of several (1, 3, H, W) images, side by side, enlarged twice."""
     sheet = Image.new("RGB", (len(columns) * (2 * side + 4), 2 * side + 18), "white")
     for number, (title, image) in enumerate(columns.items()):

@@ -1,6 +1,6 @@
 """CAMixerSR_S fine-tuned on CID22 with SSIM and a critic through our runner; before and after on three test sets.
 
-    python benchmarks/hosts/camixersr.py --clone <clone of icandle/CAMixerSR> --data ../shared/data
+    python benchmarks/hosts/camixersr.py --clone <clone of icandle/CAMixerSR> --data DIR
 
 Stages: `before` (published weights), `haarpsi` (camixersr_x4_ssim_haarpsi.yml), `rqi_topiq` (the same with a learned
 critic at a tenth of the weight; only with --weights), `control` (pixel loss alone). Measures are means over two seeds
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from runs import OUT, SETS, basicsr, basicsr_data, measure, parser, picture, restore, show, small_sr
+from runs import OUT, SETS, basicsr, basicsr_data, measure, parser, save_comparison, restore, show, small_sr
 
 from sr_perceptual_loss.integrations.basicsr_runner import prepare
 from sr_perceptual_loss.lab.evaluation.sr_metrics import psnr
@@ -100,7 +100,7 @@ def main() -> None:
         means = [np.mean([psnr(images[n][0], hr[0], border=4) for n, _, hr in pairs]) for images in found]
         print(f"Set5 PSNR-Y of {stage} over {SEEDS} seeds: {np.mean(means):.4f} +- {np.std(means, ddof=1):.4f}")
     pair = small_sr.image_pairs(given.data.resolve() / SETS[given.sets[0]])[2]
-    picture(OUT / "camixersr" / "camixersr.png", pair, shots)
+    save_comparison(OUT / "camixersr" / "camixersr.png", pair, shots)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """KAIR's own start scripts with our losses from the JSON: a tiny MSRResNet1 on CID22, measured on Set5.
 
-    python benchmarks/hosts/kair.py --clone <clone of cszn/KAIR> --data ../shared/data
+    python benchmarks/hosts/kair.py --clone <clone of cszn/KAIR> --data DIR
 
 main_train_psnr.py, unedited, with HaarPSI from the second half on; `before` is half-way, `control` the same without the
 critic. Then some steps of main_train_gan.py, for its log. KAIR never stops by itself: its processes are ended after the
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from runs import OUT, SETS, measure, parser, picture, restore, run_until, show, small_sr, test_set, training_set
+from runs import OUT, SETS, measure, parser, save_comparison, restore, run_until, show, small_sr, test_set, training_set
 
 LOSS = {"type": "haarpsiLoss", "loss_weight": 0.2}
 NET = {"net_type": "msrresnet1", "in_nc": 3, "out_nc": 3, "nc": 32, "nb": 4, "act_mode": "R"}
@@ -99,7 +99,7 @@ def main() -> None:
     pairs = small_sr.image_pairs(given.data / SETS["Set5"])
     shots = {stage: restore(load(path), pairs) for stage, path in networks.items()}
     show({"Set5": {stage: measure(images, pairs) for stage, images in shots.items()}}, OUT / "kair" / "Set5.json")
-    picture(OUT / "kair" / "kair.png", pairs[2], shots)
+    save_comparison(OUT / "kair" / "kair.png", pairs[2], shots)
 
 
 if __name__ == "__main__":

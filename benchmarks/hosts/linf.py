@@ -1,6 +1,6 @@
 """LINF's own network and wrappers through our adapter, on a CPU; the first log of docs/hosts/linf.md.
 
-    python benchmarks/hosts/linf.py --clone <clone of LINF> [--path <folder with what LINF imports>]
+    python benchmarks/hosts/linf.py --clone <clone of LINF> --data DIR [--path <folder with what LINF imports>]
 
 LINF writes `.cuda()` into its code, so `Tensor.cuda` is made a no-op. The flow starts from random weights and has no
 NLL or pixel loss here: this shows that the adapter runs on LINF's own parts, and that gradients arrive.

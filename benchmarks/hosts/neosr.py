@@ -1,6 +1,6 @@
 """neosr's own model class with our loss in `dists_opt`, on a CPU; what docs/hosts/neosr.md shows.
 
-    python benchmarks/hosts/neosr.py --clone <clone of neosr> [--path <folder with what neosr imports>]
+    python benchmarks/hosts/neosr.py --clone <clone of neosr> --data DIR [--path <folder with what neosr imports>]
 
 Its train.py refuses a machine without CUDA, so the loop is ours; options, registries, `build_loss`, `build_model` and
 `optimize_parameters` are neosr's. `compact` with 24 features; HaarPSI from the second half on.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 
 import torch
-from runs import OUT, SETS, batches, measure, parser, photographs, picture, restore, show, small_sr
+from runs import OUT, SETS, batches, measure, parser, photographs, save_comparison, restore, show, small_sr
 
 OPTIONS = """
 name = "cpu"
@@ -89,7 +89,7 @@ def main() -> None:
             shots["before" if iteration < given.iterations else "after"] = restore(model.net_g, pairs)
             model.net_g.train()
     show({"Set5": {stage: measure(images, pairs) for stage, images in shots.items()}}, OUT / "neosr" / "Set5.json")
-    picture(OUT / "neosr" / "neosr.png", pairs[1], shots)
+    save_comparison(OUT / "neosr" / "neosr.png", pairs[1], shots)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT / "examples"))
 import small_sr  # noqa: E402 - the examples' test sets, crops and measures
 
 SCALE = small_sr.SCALE
-#: Title -> folder of ../shared/data.
+#: Test set -> folder below --data.
 SETS = {"Set5": "Set5", "Set14": "Set14_x4", "BSD100": "BSD100_x4"}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
 #: What every small BasicSR run on a CPU sets.
@@ -50,7 +50,7 @@ def parser(doc: str, iterations: int, *, clone: bool = True) -> argparse.Argumen
     if clone:
         made.add_argument("--clone", type=Path, required=True, help="clone of the host's repository")
         made.add_argument("--path", type=Path, help="further folder to import from")
-    made.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    made.add_argument("--data", type=Path, required=True, help="folder with cid22_512_train and the test sets")
     if iterations:
         made.add_argument("--iterations", type=int, default=iterations)
     return made
@@ -197,7 +197,7 @@ def show(results: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -
     path.write_text(json.dumps(results, indent=2) + "\n")
 
 
-def picture(path: Path, pair: small_sr.Pair, shots: Mapping[str, Mapping[str, Tensor]]) -> None:
+def save_comparison(path: Path, pair: small_sr.Pair, shots: Mapping[str, Mapping[str, Tensor]]) -> None:
     """The same region of LR, the images of all stages, and HR."""
     name, lr, hr = pair
-    small_sr.picture(path, {"LR": lr, **{stage: images[name] for stage, images in shots.items()}, "HR": hr})
+    small_sr.save_comparison(path, {"LR": lr, **{stage: images[name] for stage, images in shots.items()}, "HR": hr})

@@ -1,6 +1,6 @@
 """SwinIR's two stages (pixel; then pixel + VGG + GAN + a critic) through BasicSR, at SwinIR-light's size on a CPU.
 
-    python benchmarks/hosts/swinir.py --data ../shared/data --weights <a trained rqi_topiq>.safetensors
+    python benchmarks/hosts/swinir.py --data DIR --weights <a trained rqi_topiq>.safetensors
 
 swinir_x4_pixel.yml and swinir_x4_rqi_gan.yml with small patches and few iterations, measured on Set5 and Set14 after
 each stage; `gan_control` is the second stage without the critic. Without the file vgg19-dcbb9e9d.pth in torch's cache,
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from runs import OUT, SCALE, SETS, basicsr, basicsr_data, measure, parser, picture, restore, show, small_sr
+from runs import OUT, SCALE, SETS, basicsr, basicsr_data, measure, parser, save_comparison, restore, show, small_sr
 from torch import Tensor, nn
 
 WINDOW = 8
@@ -126,7 +126,7 @@ def main() -> None:
         results[title] = {stage: measure(images, pairs, critics) for stage, images in shots.items()}
         show({title: results[title]}, OUT / "swinir" / f"{title}.json")
         if title == given.sets[0]:
-            picture(OUT / "swinir" / "swinir.png", pairs[2], shots)
+            save_comparison(OUT / "swinir" / "swinir.png", pairs[2], shots)
     show(results, OUT / "swinir" / "summary.json")
 
 

@@ -1,6 +1,6 @@
 """traiNNer-redux's own model class with our loss in `losses`, on a CPU; what docs/hosts/trainner.md shows.
 
-    python benchmarks/hosts/trainner.py --clone <clone of traiNNer-redux> [--path <folder with what it imports>]
+    python benchmarks/hosts/trainner.py --clone <clone of traiNNer-redux> --data DIR [--path <folder with imports>]
 
 Its train.py refuses a machine without CUDA, so the loop is ours and counts as that does: two micro-batches per step.
 `Config`, `build_model` and `optimize_parameters` are its own. `compact` with 24 features; HaarPSI from the second half
@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 
 import torch
-from runs import OUT, SETS, batches, measure, parser, photographs, picture, restore, show, small_sr
+from runs import OUT, SETS, batches, measure, parser, photographs, save_comparison, restore, show, small_sr
 
 OPTIONS = """
 name: cpu_run
@@ -91,7 +91,7 @@ def main() -> None:
             shots["before" if iteration < given.iterations else "after"] = restore(model.net_g, pairs)
             model.net_g.train()
     show({"Set5": {stage: measure(images, pairs) for stage, images in shots.items()}}, OUT / "trainner" / "Set5.json")
-    picture(OUT / "trainner" / "trainner.png", pairs[1], shots)
+    save_comparison(OUT / "trainner" / "trainner.png", pairs[1], shots)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def detail(image: Tensor) -> Tensor:
 def _score_of_gt(critic: Critic, hr: Tensor) -> float:
     if critic.card.relative:
         return 0.0
-    # A formula gives its highest score to equal pictures.
+    # A formula gives its highest score to equal images.
     return float(critic.score(hr, hr)) if critic.card.needs_weights else critic.card.score_range[1]
 
 
@@ -46,17 +46,17 @@ def _score_of_gt(critic: Critic, hr: Tensor) -> float:
 def measure(
     images: Mapping[str, Tensor], references: Sequence[tuple[str, Tensor]], critic: Critic | None = None
 ) -> dict[str, float]:
-    """Means over pictures of PSNR-Y, SSIM-Y, HaarPSI, high-frequency ratio, spectral peaks and the critic's score.
+    """Means over images of PSNR-Y, SSIM-Y, HaarPSI, high-frequency ratio, spectral peaks and the critic's score.
 
     Args:
         images: name -> SR, (1, 3, H, W) RGB in [0, 1].
         references: (name, GT of the same size).
-        critic: adds ``score`` and ``above_gt``, the share of pictures with a score above 0 (relative critics), or above
+        critic: adds ``score`` and ``above_gt``, the share of images with a score above 0 (relative critics), or above
             that of GT itself.
 
     Returns:
         Measure -> number; ``hf_ratio`` is mean :func:`detail` over that of GT, ``peak_2`` .. ``peak_4`` the largest
-        ratio of a grid frequency to its surroundings in the mean spectrum of all pictures, ``lattice`` the mean
+        ratio of a grid frequency to its surroundings in the mean spectrum of all images, ``lattice`` the mean
         :func:`~sr_perceptual_loss.ops.lattice.lattice_contrast` of luma (photographs: about 0.12).
     """
     rows: list[dict[str, float]] = []

@@ -43,9 +43,7 @@ def evaluate(
         typer.Option(help="paper (default with crops), released, single_scale, centre, full (whole images)."),
     ] = None,
     crop_size: Annotated[int | None, typer.Option(help="Side of the crops for a critic of free size.")] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="At most so many images (votes), content by content.", min=1)
-    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Number of images (votes), content by content.", min=1)] = None,
     device: Device = "cpu",
     crops_at_once: Annotated[int, typer.Option(help="Batch size; limits the memory.")] = 8,
     out: Annotated[Path | None, typer.Option(help="Folder for scores.csv, result.json and report.html.")] = None,

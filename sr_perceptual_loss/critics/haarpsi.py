@@ -2,7 +2,8 @@
 
 Differences from the authors' MATLAB code: values are in [0, 1] instead of 0..255 (scaled inside), a small constant
 makes two images without structure score 1 instead of 0/0, and values above 1 from rounding are clamped while their
-gradient is kept. The library piq is not used: version 0.8 is 3e-5 off the published value and gives 0/0 for black images.
+gradient is kept. The library piq is not used: version 0.8 differs from the published value by 3e-5 and gives 0/0 for
+black images.
 
 Source: Reisenhofer, Bosse, Kutyniok, Wiegand, "A Haar wavelet-based perceptual similarity index for image quality
 assessment", Signal Processing: Image Communication 61 (2018), equations (2)-(12).

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from sr_perceptual_loss.errors import NonFiniteError
-
-__all__ = ["format_ranks", "gather_messages", "mean_over_ranks", "ranks_with_flag", "sync_errors", "world_size"]
-
-T = TypeVar("T")
+__all__ = ["format_ranks", "mean_over_ranks", "ranks_with_flag", "world_size"]
 
 
 def world_size() -> int:
@@ -60,48 +55,3 @@ def format_ranks(ranks: Sequence[int]) -> str:
     if world_size() == 1 or not ranks:
         return ""
     return f" on rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
-
-
-def sync_errors(call: Callable[[], T], what: str, device: torch.device) -> T:
-    """Call a function; an error of one rank becomes an error of all. A collective call.
-
-    Args:
-        call: function without arguments.
-        what: name of the function, for the message on the ranks without the error.
-        device: of the process group.
-
-    Returns:
-        The function's result.
-
-    Raises:
-        NonFiniteError: another rank has failed; the failing rank raises its original error.
-    """
-    if world_size() == 1:
-        return call()
-    error: Exception | None = None
-    try:
-        result = call()
-    except Exception as raised:
-        error = raised
-    ranks = ranks_with_flag(error is not None, device)
-    if error is not None:
-        raise error
-    if ranks:
-        raise NonFiniteError(f"{what} failed{format_ranks(ranks)}; the message of that rank says why.")
-    return result
-
-
-def gather_messages(messages: Sequence[str]) -> list[str]:
-    """The messages of all ranks, each with its rank. A collective call.
-
-    Args:
-        messages: messages of this rank.
-
-    Returns:
-        ``<message> on rank <number>``, in the order of the ranks; the plain messages in a single process.
-    """
-    if world_size() == 1:
-        return list(messages)
-    gathered: list[list[str]] = [[] for _ in range(world_size())]
-    torch.distributed.all_gather_object(gathered, list(messages))
-    return [f"{message}{format_ranks([rank])}" for rank, sent in enumerate(gathered) for message in sent]

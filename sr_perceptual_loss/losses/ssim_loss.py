@@ -1,4 +1,4 @@
-"""SSIMLoss: 1 - SSIM."""
+"""SSIM as a loss: 1 - SSIM."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["SSIMLoss"]
 
 
 class SSIMLoss(PairLoss):
-    """loss_weight * mean(1 - SSIM(sr, hr)); the gradient is that of the papers' -SSIM.
+    """loss_weight * mean(1 - SSIM(sr, hr)); same gradient as -SSIM, the form used in papers.
 
     Args:
         loss_weight: factor.
-        window: side of the Gaussian window.
-        sigma: its standard deviation in pixels.
+        window: side of the Gaussian window, odd, >= 3.
+        sigma: standard deviation of the window, in pixels.
         reduction: ``mean``, ``sum`` or ``none``.
         schedule: ``start``, ``ramp``, ``end``, ``every`` in global iterations; see :class:`Schedule`.
     """

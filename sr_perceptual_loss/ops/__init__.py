@@ -1,1 +1,1 @@
-"""Operators that several critics or losses share."""
+"""Operators shared by critics and losses."""

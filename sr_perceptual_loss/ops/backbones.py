@@ -1,4 +1,4 @@
-"""Backbones of the network critics: timm's vision transformer with taps, and residual stages.
+"""Backbones of the network critics: timm's vision transformer with its block outputs, and residual stages.
 
 Source: Dosovitskiy et al., arXiv 2010.11929 (timm's ``vit_base_patch8_224`` at the default size); He et al., arXiv
 1512.03385, in the key layout of torchvision and timm (the stride of a bottleneck is in its 3x3 convolution).
@@ -29,11 +29,11 @@ def make_vit(side: int, patch: int, width: int, depth: int, heads: int, taps: Se
 
     Args:
         side: image side.
-        patch: side of a patch.
+        patch: patch side.
         width: channels, a multiple of ``heads``.
         depth: number of blocks.
         heads: attention heads.
-        taps: blocks whose outputs will be used, increasing, counted from 0; only checked here.
+        taps: blocks whose outputs will be used, increasing, counted from 0; only validated here.
 
     Returns:
         timm's ``VisionTransformer`` (timm is untyped) with random weights.
@@ -45,7 +45,7 @@ def make_vit(side: int, patch: int, width: int, depth: int, heads: int, taps: Se
         raise InputError(f"width: got {width}, expected a multiple of heads ({heads}).")
     if not taps or list(taps) != sorted(set(taps)) or taps[-1] >= depth:
         raise InputError(f"taps: got {tuple(taps)}, expected increasing block numbers below depth ({depth}).")
-    # timm's class, not a model name: names change their meaning between timm versions.
+    # timm's class instead of a model name, since the meaning of names changes between timm versions.
     return VisionTransformer(
         img_size=side,
         patch_size=patch,
@@ -83,7 +83,7 @@ def block_maps(vit: Any, image: Tensor, taps: Sequence[int]) -> Tensor:
 
 
 class _RecomputedMlp(nn.Module):
-    """Norm and MLP of a transformer block whose wide activations are computed again in the backward pass."""
+    """Norm and MLP of a transformer block; the MLP's activations are recomputed in the backward pass."""
 
     def __init__(self, block: Any) -> None:
         super().__init__()
@@ -96,12 +96,12 @@ class _RecomputedMlp(nn.Module):
 
 
 def recompute_mlps(vit: Any) -> None:
-    """Let the blocks of a frozen transformer in eval mode keep less for the backward pass; in place.
+    """Make the blocks of a frozen transformer in eval mode store less for the backward pass; in place.
 
-    Of norm and MLP only the input is kept, a fifth as much. One matrix product of three is computed twice.
+    Of norm and MLP only the input is stored, a fifth of the memory. One matrix product of three is computed twice.
 
     Args:
-        vit: result of :func:`make_vit` that is not used elsewhere.
+        vit: result of :func:`make_vit`, not used elsewhere.
     """
     for block in vit.blocks:
         block.mlp, block.norm2 = _RecomputedMlp(block), nn.Identity()
@@ -110,14 +110,14 @@ def recompute_mlps(vit: Any) -> None:
 def residual_stage(
     block: type[BasicBlock] | type[Bottleneck], channels: int, planes: int, blocks: int, stride: int
 ) -> nn.Sequential:
-    """Residual blocks in a row; the first one changes size and width.
+    """Residual blocks in sequence; the first one changes size and number of channels.
 
     Args:
         block: ``BasicBlock``, or ``Bottleneck``, which makes four times ``planes`` channels.
         channels: input channels.
         planes: channels inside a block.
         blocks: number of blocks.
-        stride: of the first block.
+        stride: stride of the first block.
 
     Returns:
         The stage, with ``planes * block.expansion`` output channels.
@@ -130,7 +130,7 @@ def residual_stage(
 
 
 def init_convolutions(*parts: nn.Module) -> None:
-    """Start values of torchvision's ResNet; training usually replaces them by ImageNet weights."""
+    """Initialise convolutions as torchvision's ResNet does; training usually replaces this by ImageNet weights."""
     for module in (module for part in parts for module in part.modules()):
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

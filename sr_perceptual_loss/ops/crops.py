@@ -28,12 +28,12 @@ class CropPlan:
     Attributes:
         size: side of the square crop; None takes the critic's fixed size, or the whole image if it has none.
         count: crops per scale.
-        scales: divisors of the image size; scales at which the image is smaller than the crop are left out.
-        small: patches smaller than the crop at scale 1: ``error``, ``reflect`` (mirror at the borders) or ``resize``
+        scales: factors by which the image is reduced; factors that make it smaller than the crop are skipped.
+        small: treatment of patches smaller than the crop: ``error``, ``reflect`` (mirror at the borders) or ``resize``
             (antialiased bicubic enlargement of both images).
-        position: ``random`` (own generator, another box per image), ``grid`` (evenly spaced over the image, the same
+        position: ``random`` (private generator, one box per image), ``grid`` (evenly spaced over the image, the same
             for every image) or ``center``.
-        seed: of the private generator; the global random state is never touched.
+        seed: seed of the private generator; the global random state is not used.
 
     Raises:
         InputError: a wrong value.
@@ -50,7 +50,7 @@ class CropPlan:
         """Convert numbers that YAML delivers as text, and validate."""
         scales = self.scales if isinstance(self.scales, list | tuple) else (self.scales,)
         if not scales:
-            raise InputError("crops.scales: got an empty list, expected divisors such as [1, 2, 3].")
+            raise InputError("crops.scales: got an empty list, expected factors such as [1, 2, 3].")
         numbers: dict[str, object] = {
             "size": None if self.size is None else as_int("crops.size", self.size, minimum=1),
             "count": as_int("crops.count", self.count, minimum=1),
@@ -80,7 +80,7 @@ class CropPlan:
 
 
 def _wide(image: Tensor) -> Tensor:
-    """In float32 or wider: antialiased interpolation has no half-precision form on every device."""
+    """Cast to float32 or wider: not every device has antialiased interpolation in half precision."""
     return image.to(torch.promote_types(image.dtype, torch.float32))
 
 
@@ -100,12 +100,12 @@ def enlarge(image: Tensor, size: int, policy: str) -> Tensor:
     if short >= size:
         return image
     if policy == "resize":
-        # Whole pixels: rounding size / short * side keeps the aspect ratio to within a pixel.
+        # Rounded to whole pixels; the aspect ratio is kept to within one pixel.
         target = (round(height * size / short), round(width * size / short))
         return F.interpolate(_wide(image), size=target, mode="bicubic", antialias=True, align_corners=False)
     for dim, side in ((2, height), (3, width)):
         if side < size:
-            # F.pad(mode="reflect") stops at side - 1; a triangle wave of indices mirrors as often as needed.
+            # F.pad(mode="reflect") adds at most side - 1 pixels; a triangle wave of indices mirrors as often as needed.
             period = max(1, 2 * (side - 1))
             index = (torch.arange(size, device=image.device) - (size - side) // 2).remainder(period)
             image = image.index_select(dim, torch.minimum(index, period - index) if side > 1 else index * 0)
@@ -125,8 +125,8 @@ def crop_boxes(
         generator: CPU generator for ``random``.
 
     Returns:
-        ``count`` boxes, each a list of N (top, left); a single one where the crop is the image. ``random`` draws every
-        corner with the crop inside with equal probability; ``grid`` takes the smallest rows x columns >= count and
+        ``count`` boxes, each a list of N (top, left); a single one if the crop is the whole image. ``random`` draws
+        uniformly from the corners that keep the crop inside; ``grid`` takes the smallest rows x columns >= count and
         keeps the first ``count``.
     """
     n, height, width = shape
@@ -162,7 +162,7 @@ def crop_pairs(
     Args:
         sr: SR images, (N, 3, H, W).
         hr: reference images, same shape.
-        plan: which crops.
+        plan: number, scales and positions of the crops.
         size: side of the crop, or None for whole images.
         generator: CPU generator for random positions.
 
@@ -200,7 +200,7 @@ def crop_pairs(
     if empty:
         raise InputError(
             f"crops: at none of the scales {list(plan.scales)} is a {height}x{width} image as large as the crop "
-            f"({size}); add scale 1 or use larger images."
+            f"({size or 1}); add scale 1 or use larger images."
         )
 
 

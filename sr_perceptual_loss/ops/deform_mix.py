@@ -1,4 +1,4 @@
-"""Deformable convolution that mixes channels first and samples after, in chunks of taps: bounded memory, exact.
+"""Exact deformable convolution that mixes channels first and samples after, in chunks of taps to bound the memory.
 
 Sampling, S(f; r) = sum_q beta(q, r) f(q), is the same for all channels, and a tap's matrix W_t is the same at all
 pixels, so the two finite sums can be exchanged:
@@ -25,10 +25,10 @@ from torch import Tensor
 __all__ = ["mixed_deformable", "tap_weights"]
 
 #: Bytes that the temporaries of one chunk of taps may take; at least one tap is processed at a time. Measured: 8, 12
-#: and 16 MiB take the same time at 16x16 pixels and at 8x8 (batch 4), and 12 is the first to lower the peak at 16x16,
-#: where 16 processes the 81 taps of a 9x9 kernel at once. On another CPU 32 took 30 % longer.
+#: and 16 MiB take the same time at 16x16 and 8x8 pixels (batch 4). 12 lowers the peak memory at 16x16, 16 does not,
+#: since it processes the 81 taps of a 9x9 kernel at once. On another CPU 32 took 30 % longer.
 CHUNK_BYTES = 12 * 2**20
-#: Bytes of rows gathered at a time; they are read again at once and should still be in a cache.
+#: Bytes of rows gathered at a time; they are read again immediately and should still be in a cache.
 GATHER_BYTES = 2 * 2**20
 
 #: Up to this many pixels of a map, gradients use the sampling as a dense matrix: its products cost less than sorting
@@ -66,7 +66,7 @@ def mixed_deformable(image: Tensor, offset: Tensor, taps: Tensor, kernels: Seque
     Returns:
         (N, len(kernels)*O, H, W) in channels-last memory, the branches one after the other.
     """
-    # Casts belong to the graph; the function itself gets one precision.
+    # Casts are part of the graph; the function itself receives one precision.
     with torch.autocast(image.device.type, enabled=False):
         wide = torch.promote_types(taps.dtype, torch.float32)
         result: Tensor = _MixedDeformable.apply(image.to(taps.dtype), offset.to(wide), taps, tuple(kernels))
@@ -75,7 +75,7 @@ def mixed_deformable(image: Tensor, offset: Tensor, taps: Tensor, kernels: Seque
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Taps ``first`` to ``last`` of one branch, processed together, and their shifts (taps, 2)."""
+    """Taps ``first`` to ``last - 1``, of one branch, processed together, and their shifts (taps, 2)."""
 
     branch: int
     first: int
@@ -140,7 +140,7 @@ def _corners(offset: Tensor, chunk: _Chunk, size: tuple[int, int, int], dtype: t
     x0, weight_x, valid_x = _axis(shift[..., 1] + (line_x + chunk.shifts[:, 1]), width)
     row = torch.arange(n, device=offset.device, dtype=torch.int32).view(-1, 1, 1, 1) * height
     tap = torch.arange(count, device=offset.device, dtype=torch.int32)
-    # Outside corners get weight zero; their index only has to be readable.
+    # Corners outside the image have weight zero; their index only has to be valid.
     rows = [(row + (y0 + i).clamp(0, height - 1)) * width for i in (0, 1)]
     columns = [(x0 + j).clamp(0, width - 1) for j in (0, 1)]
 
@@ -210,7 +210,7 @@ class _MixedDeformable(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, offset: Tensor, taps: Tensor, kernels: tuple[int, ...]) -> Tensor:
-        # The gradient of the image alone does not need the image.
+        # The gradient with respect to the image does not need the image.
         needs_rows = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         ctx.save_for_backward(image if needs_rows else None, offset, taps)
         ctx.kernels, ctx.shape = kernels, image.shape

@@ -1,4 +1,4 @@
-"""Deformable convolution: the one place that chooses the implementation.
+"""Deformable convolution, with the implementation chosen by device.
 
 Source: Dai et al., "Deformable Convolutional Networks", arXiv 1703.06211, equation (2); no modulation mask.
 """
@@ -36,13 +36,13 @@ def deformable_taps(image: Tensor, offset: Tensor, taps: Tensor, sides: Sequence
     Raises:
         InputError: unknown ``kernels``.
     """
-    # Measured on one CPU, 256 channels, maps of 8x8 to 32x32: torchvision's operator takes 18 to 27 times as long. Its
-    # CUDA kernels are others.
+    # Measured on one CPU, 256 channels, maps of 8x8 to 32x32: torchvision's operator takes 18 to 27 times as long. On
+    # CUDA it has fast kernels.
     if check_choice("kernels", kernels, KERNELS) == "auto" and image.device.type == "cpu":
         return mixed_deformable(image, offset, taps, sides)
     dtype, counts = taps.dtype, [side * side for side in sides]
     parts = zip(offset.split([2 * count for count in counts], dim=1), taps.split(counts), sides, strict=True)
-    # Always in the weights' precision: the kernels have no bfloat16, and positions would be too coarse in it.
+    # Always in the precision of the weights: the kernels lack bfloat16, which is also too coarse for positions.
     with torch.autocast(image.device.type, enabled=False):
         image = image.to(dtype)
         branches = [
@@ -63,7 +63,7 @@ class DeformableConv2d(nn.Module):
 
     def __init__(self, channels: int, out: int, kernel: int = 3) -> None:
         super().__init__()
-        # The start values of an ordinary convolution.
+        # Initialised as an ordinary convolution.
         plain = nn.Conv2d(channels, out, kernel)
         assert plain.bias is not None
         self.weight, self.bias = plain.weight, plain.bias

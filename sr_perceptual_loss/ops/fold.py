@@ -19,14 +19,14 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def frozen_parameter(tensor: Tensor) -> nn.Parameter:
-    """A parameter over the same memory that requires no gradient."""
+    """A parameter that shares memory with ``tensor`` and requires no gradient."""
     return nn.Parameter(tensor.detach(), requires_grad=False)
 
 
 def frozen_copy(module: M) -> M:
-    """A copy in eval mode with its own parameters and buffers over the same memory, none requiring gradients.
+    """A copy in eval mode whose parameters and buffers share memory with the original; none requires gradients.
 
-    Casting or moving the copy leaves the original as it is; writing into the original's tensors shows in both.
+    Casting or moving the copy does not change the original; writing into the original's tensors changes both.
 
     Args:
         module: any module; not modified.
@@ -40,10 +40,10 @@ def frozen_copy(module: M) -> M:
 
 
 def merge_convs(*convs: nn.Conv2d) -> nn.Conv2d:
-    """One convolution with the outputs of all ``convs`` of the same input, one after the other in channels.
+    """One convolution whose output is the outputs of all ``convs``, concatenated in channels.
 
     Args:
-        convs: of the same kernel, stride, padding and input channels, each with a bias; not modified.
+        convs: convolutions of the same kernel, stride, padding and input channels, each with a bias; not modified.
 
     Returns:
         A new, frozen convolution.
@@ -63,7 +63,7 @@ def folded(module: M) -> M:
     ``nn.Sequential`` and in the residual blocks and networks of torchvision and timm.
 
     Args:
-        module: such a network or a part of it; not modified.
+        module: such a network or part of one; not modified.
 
     Returns:
         The copy; folded batch norms have become ``nn.Identity``.

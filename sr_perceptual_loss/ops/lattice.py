@@ -2,9 +2,9 @@
 
 Natural texture is independent of the cells of the lattice: within a neighbourhood every phase of a period has the same
 mean (zero without the low frequencies) and the same energy. An SR network that is rewarded for texture breaks both
-rules, because a pattern at a fixed phase is the simplest texture to draw: a grid has means that differ between phases,
-and dots whose sign or strength follows the content have energies that differ. The second kind need not be a peak in a
-spectrum.
+rules, because a pattern at a fixed phase is the simplest texture to make: a grid has means that differ between phases,
+and dots whose sign or strength follows the content have energies that differ. The
+dots may have no peak in the spectrum.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from sr_perceptual_loss.errors import InputError
 
 __all__ = ["gaussian_means", "grid_share", "lattice_contrast"]
 
-#: Sigma of the neighbourhoods, in cells. The larger, the fainter the pattern that can be told from chance.
+#: Sigma of the neighbourhoods, in cells. A larger one detects fainter patterns.
 CELLS = 4.0
-#: Root mean square of the detail, in units of [0, 1], below which patterns count less and less: four 8-bit steps.
+#: Root mean square of the detail, in units of [0, 1], below which patterns count less: four 8-bit steps.
 INVISIBLE = 0.015
 
 
@@ -34,11 +34,11 @@ def _smoothing(length: int, sigma: float, step: int, like: Tensor) -> Tensor:
 def gaussian_means(image: Tensor, sigma: float, step: int) -> Tensor:
     """Means in Gaussian windows at every ``step``-th pixel.
 
-    Two products with small matrices: on a CPU a fifth of the time of separable convolutions of single channels.
+    Two products with small matrices take a fifth of the time of separable depthwise convolutions on a CPU.
 
     Args:
         image: (N, C, H, W).
-        sigma: of the windows, in pixels.
+        sigma: standard deviation of the windows, in pixels.
         step: distance between the windows, in pixels.
 
     Returns:
@@ -84,7 +84,7 @@ def lattice_contrast(detail: Tensor, period: int) -> Tensor:
         period: of the lattice, in pixels.
 
     Returns:
-        (N, C, ceil(H / period / 2), ceil(W / period / 2)), >= 0; about 0.12 in luma of photographs,
+        (N, C, ceil((H // period) / 2), ceil((W // period) / 2)), >= 0; about 0.12 in luma of photographs,
         sqrt(period^2 - 1) for dots at one phase.
 
     Raises:
@@ -92,6 +92,6 @@ def lattice_contrast(detail: Tensor, period: int) -> Tensor:
     """
     energies = _phases(detail.square(), period, 2)
     mean = energies.mean(2, keepdim=True)
-    # The constant keeps the root's slope finite where all phases agree.
+    # The constant keeps the gradient of the root finite where all phases agree.
     spread = ((energies - mean).square().mean(2) + (1e-3 * INVISIBLE**2) ** 2).sqrt()
     return spread / (mean.squeeze(2) + INVISIBLE**2)

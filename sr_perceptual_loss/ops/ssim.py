@@ -13,7 +13,7 @@ __all__ = ["ssim", "ssim_checked"]
 
 
 def _gaussian(size: int, sigma: float, like: Tensor) -> Tensor:
-    """1-D window, (3, 1, 1, size), in float64: the library's is rounded to float32, which moves scores by 1e-6."""
+    """1-D window, (3, 1, 1, size), computed in float64: the float32 window of the library changes scores by 1e-6."""
     x = torch.arange(size, dtype=torch.float64, device="cpu") - size // 2
     window = torch.exp(-(x**2) / (2 * sigma**2))
     return (window / window.sum()).to(like).expand(3, 1, 1, size).contiguous()
@@ -28,8 +28,8 @@ def ssim(sr: Tensor, hr: Tensor, *, window: int = 11, sigma: float = 1.5) -> Ten
     Args:
         sr: SR (distorted) image, (N, 3, H, W) RGB in [0, 1], sides >= ``window``.
         hr: reference image, same shape.
-        window: side of the Gaussian window, odd.
-        sigma: its standard deviation in pixels.
+        window: side of the Gaussian window, odd, >= 3.
+        sigma: standard deviation of the window, in pixels.
 
     Returns:
         (N,) scores in [-1, 1]; 1 for equal images. float32, or float64 for float64 input.

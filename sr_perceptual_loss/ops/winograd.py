@@ -1,12 +1,12 @@
-"""3x3 convolutions with fixed weights by Winograd's minimal filtering: equal sums, 2.25 times fewer products.
+"""3x3 convolutions with fixed weights by Winograd's minimal filtering: equal results, 2.25 times fewer products.
 
 A tile of 2x2 outputs is a bilinear function of a window of 4x4 pixels and of the kernel. Through the values of
-polynomials at 0, 1, -1 and infinity it takes 16 products instead of 36:
+polynomials at 0, 1, -1 and infinity it needs 16 products instead of 36:
 
     Y = A [ (G g G^T) * (B d B^T) ] A^T
 
 The sums over channels are one batched matrix product. For the gradient the kernel is turned by 180 degrees, which
-exchanges 0 and infinity: the same transformed weights are used in both directions, and no image is kept.
+exchanges 0 and infinity. So both directions use the same transformed weights, and no image is stored.
 
 Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv 1509.09308, F(2x2, 3x3).
 """
@@ -34,10 +34,10 @@ AFTER = ((1.0, 1.0, 1.0, 0.0), (0.0, 1.0, -1.0, -1.0))  # A
 #: Order of the kernel's values for the turned kernel.
 TURNED = [3, 1, 2, 0]
 
-#: Channels, of input and output, from which it is faster. Measured on a CPU with AVX2, one thread, forward or backward,
-#: against oneDNN's direct convolution: 64 channels lose 25 %, 128 gain 6 % by themselves and nothing inside a critic,
-#: 256 gain 15 to 25 %, 512 to 1024 gain 25 to 50 %. In float32 its error is half as large. Larger tiles (4x4) lose what
-#: they save to their transforms.
+#: Channels, of input and of output, from which it is faster. Measured on a CPU with AVX2, one thread, forward or
+#: backward, against oneDNN's direct convolution: 64 channels lose 25 %, 128 gain 6 % alone and nothing inside a critic,
+#: 256 gain 15 to 25 %, 512 to 1024 gain 25 to 50 %. In float32 its error is half as large. With larger tiles (4x4) the
+#: transforms cost what the products save.
 MIN_CHANNELS = 256
 
 
@@ -62,7 +62,7 @@ def _filter(image: Tensor, weight: Tensor, bias: Tensor | None, *, turned: bool)
     windows = before @ padded.as_strided(shape, steps).reshape(len(before), -1)
     products = torch.bmm(windows.view(len(before), -1, channels), weight)
     tiles = (after @ products.view(len(before), -1)).view(TILE, TILE, n, rows, columns, -1).permute(2, 3, 0, 4, 1, 5)
-    # Not a view of another tensor, so that the caller may change it in place.
+    # Not a view of another tensor, so that the caller may modify it in place.
     size = (n, tiles.shape[-1], rows * TILE, columns * TILE)
     result = torch.empty(size, dtype=image.dtype, memory_format=torch.channels_last)
     torch.add(tiles, 0 if bias is None else bias, out=result.permute(0, 2, 3, 1).view(tiles.shape))
@@ -115,7 +115,7 @@ class WinogradConv(nn.Module):
 def _is_faster(conv: nn.Conv2d) -> bool:
     settings = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode)
     plain = settings == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros") and conv.bias is not None
-    # On other devices the libraries choose such algorithms themselves.
+    # On other devices the libraries use such algorithms themselves.
     return plain and min(conv.in_channels, conv.out_channels) >= MIN_CHANNELS and conv.weight.device.type == "cpu"
 
 
@@ -123,7 +123,7 @@ def with_winograd(module: M) -> M:
     """Replace the convolutions inside a module by :class:`WinogradConv` where that is faster; in place.
 
     Args:
-        module: of an inference form: frozen and not used elsewhere.
+        module: part of an inference form: frozen and not used elsewhere.
 
     Returns:
         The module.

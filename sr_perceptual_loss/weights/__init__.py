@@ -1,4 +1,4 @@
-"""Weights: known files, the store on this machine, our file format, conversion. Never imports critics."""
+"""Weights: published files, the local store, the file format, conversion. Does not import ``critics``."""
 
 from sr_perceptual_loss.weights.file import WeightsFile, load_weights
 from sr_perceptual_loss.weights.file import save as save_weights

@@ -1,7 +1,7 @@
-"""Foreign checkpoints -> our file: read without ever running code of them, converted strictly or as a warm start.
+"""Conversion of checkpoints to the file format of this package, strictly or as a warm start for training.
 
-``torch.load`` is called here, with ``weights_only=True``, and nowhere else in ``weights``. There is no second attempt
-without it: whoever makes a file decides whether the first attempt fails, so a fallback would serve an attacker.
+No code in a checkpoint is executed: ``torch.load`` is called only here, with ``weights_only=True``. There is no
+fallback without it, since the author of a malicious file could make the safe attempt fail.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from sr_perceptual_loss.weights.matching import Storable, Suggest, drop_aliases,
 
 __all__ = ["MUST_BE_TRAINED", "ConversionReport", "convert", "is_warm_start", "summary", "warm_start"]
 
-#: Begins ``srpl.training`` in the header of every file that :func:`warm_start` writes.
+#: Start of ``srpl.training`` in the header of every file that :func:`warm_start` writes.
 MUST_BE_TRAINED = "warm start, absolute quality, not RQI-trained: must be trained"
 
 #: Published key layout -> ours.
 Remap = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
-# Keys under which training codes keep the weights, the preferred one first (averaged weights before raw ones).
+# Keys under which training codes store the weights, the preferred one first (averaged weights before raw ones).
 _WRAPPERS = ("params_ema", "params", "model_state_dict", "state_dict", "model")
 # DistributedDataParallel inside torch.compile, and the other way round.
 _PREFIXES = ("module.", "_orig_mod.", "module.")
@@ -42,19 +42,19 @@ _CLASSIFIERS = ("fc.", "head.", "head_dist.", "classifier.")
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What a conversion or a warm start did."""
+    """Result of a conversion or a warm start."""
 
     out: Path  # the written file
     sha256: str  # of the written file
-    entries: int  # their number
-    wrapper: str  # key or keys under which the weights lay in the checkpoint, empty for a plain state dict
+    entries: int  # number of stored entries
+    wrapper: str  # key or keys of the checkpoint that held the weights, empty for a plain state dict
     source_sha256: str  # of the checkpoint
     dropped: tuple[str, ...] = ()  # published entries that never influence the score and were left out
-    random: tuple[str, ...] = ()  # entries of a warm start that no file gave; they have the values of the seed
+    random: tuple[str, ...] = ()  # entries of a warm start that no file contained; drawn with the seed
 
 
 class _NumpyValue:
-    """Stands in for a numpy scalar and its dtype while a checkpoint is read; it forgets its arguments."""
+    """Placeholder for a numpy scalar and its dtype while a checkpoint is read; it discards its arguments."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -62,29 +62,29 @@ class _NumpyValue:
     __setstate__ = __init__
 
 
-#: Training codes leave numpy scalars (epochs, losses) beside the weights. No code of numpy is run: the names that such
-#: a scalar needs, in the spelling of numpy 1 and 2, lead to the stand-in.
+#: Training codes store numpy scalars (epochs, losses) beside the weights. No code of numpy is run: the names that such
+#: a scalar needs, as spelled in numpy 1 and 2, are mapped to the placeholder.
 _STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_NumpyValue, name) for name in ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 ]
 
 
 def read_checkpoint(path: Path) -> object:
-    """What ``torch.save`` was given, with a placeholder for each numpy scalar; never runs code of the file.
+    """The content of a checkpoint, with a placeholder for each numpy scalar; never runs code of the file.
 
     Raises:
-        WeightsError: absent, damaged, or it holds anything but tensors and plain values.
+        WeightsError: the file is missing, damaged, or holds anything but tensors and plain values.
     """
     head = first_bytes(path)
     if path.suffix == SUFFIX or head[8:9] == b"{":
         metadata, state = unpack(path)
         if "srpl.format" in metadata:
-            raise WeightsError(f"{path}: is a file of this package already; use it as it is: weights: {path}")
+            raise WeightsError(f"{path}: is a file of this package already; use it directly: weights: {path}")
         return state
     try:
         with torch.serialization.safe_globals(_STAND_INS):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a hostile or cut file may raise anything; there is no second attempt
+    except Exception as error:  # a malicious or damaged file may raise anything; there is no fallback
         raise WeightsError(f"{path}: {_refusal(error)}") from None
 
 
@@ -108,10 +108,10 @@ def _refusal(error: Exception) -> str:
 def state_dict_in(
     content: object, path: Path, key: str | None = None, parts: Collection[str] = ()
 ) -> tuple[dict[str, Tensor], str]:
-    """The state dict inside the content of a checkpoint, and the key or keys it lay under (empty for a plain one).
+    """The state dict inside the content of a checkpoint, and the key or keys that held it (empty for a plain one).
 
-    Without ``key`` it is looked for under the usual keys. A checkpoint with one dict per part of the network
-    (``NAME_state_dict`` or ``NAME_model_state_dict``, NAME of ``parts``) is put together.
+    Without ``key`` the usual keys are tried. A checkpoint with one dict per part of the network
+    (``NAME_state_dict`` or ``NAME_model_state_dict``, NAME in ``parts``) is merged.
     """
     wrapper, state = key or "", content
     if key is not None:
@@ -120,8 +120,8 @@ def state_dict_in(
         wrapper = next((name for name in _WRAPPERS if isinstance(content.get(name), Mapping)), "")
         by_part = {} if wrapper else _keys_by_part(content, parts)
         if by_part:
-            joined = {f"{part}.{k}": v for part, name in by_part.items() for k, v in _bare(content[name]).items()}
-            return joined, ", ".join(by_part.values())
+            merged = {f"{part}.{k}": v for part, name in by_part.items() for k, v in _bare(content[name]).items()}
+            return merged, ", ".join(by_part.values())
         state = content[wrapper] if wrapper else content
     if not _is_state(state):
         keys = [*map(str, content)] if isinstance(content, Mapping) else [type(content).__name__]
@@ -164,23 +164,23 @@ def convert(
     suggest: Suggest | None = None,
     entry: WeightsEntry | None = None,
 ) -> ConversionReport:
-    """Convert a checkpoint of the reference code, or of one's own training, into one ``.safetensors`` file.
+    """Convert a checkpoint, of the reference code or of another training, into one ``.safetensors`` file.
 
     Args:
-        checkpoint: ``.pt``, ``.pth``, ``.ckpt``, ``.bin``, or a ``.safetensors`` file that is not ours.
-        critic: network of the right size; filled in place.
+        checkpoint: ``.pt``, ``.pth``, ``.ckpt``, ``.bin``, or a ``.safetensors`` file of another origin.
+        critic: network of the right size; its weights are overwritten.
         out: file to write.
-        key: key under which the weights lie; by default the first usual one that is there.
+        key: key of the checkpoint that holds the weights; by default the first usual key that it has.
         remap: published key layout -> ours; the critic's ``remap_official`` by default.
         suggest: names the critic that a set of keys looks like, for the error message.
-        entry: the published file that it is, for the licence and the other facts in the header.
+        entry: the published file that the checkpoint is, for the licence and other facts in the header.
 
     Returns:
-        A report.
+        The report.
 
     Raises:
-        WeightsError: not a checkpoint, holds anything but tensors and plain values, does not fit the critic, or is a
-            known file of an absolute metric that only fits it (see :func:`warm_start`).
+        WeightsError: the file is no checkpoint, holds anything but tensors and plain values, does not fit the critic,
+            or is known to be of an absolute metric (see :func:`warm_start`).
     """
     path, out, name = as_path(checkpoint), as_path(out), critic.card.name
     source = _Source(path, critic, key, remap)
@@ -200,7 +200,7 @@ def convert(
 
 
 class _Source:
-    """A checkpoint, opened for a critic."""
+    """A checkpoint, read for a critic."""
 
     def __init__(self, path: Path, critic: Storable, key: str | None, remap: Remap | None = None) -> None:
         content = read_checkpoint(path)
@@ -208,7 +208,7 @@ class _Source:
         self.known: AbsoluteCheckpoint | None = recognise(path.name, self.sha256)
         self.published, self.wrapper = state_dict_in(content, path, key, _parts_of(critic))
         self.name = f"{path} [{self.wrapper}]" if self.wrapper else str(path)
-        # Before the remapping too: the aliases may be written in the published layout only.
+        # Also dropped before the remapping, since the aliases may exist in the published layout only.
         self.state = (remap or critic.remap_official)(drop_aliases(self.published, critic.aliases, self.name))
         expected = critic.state_dict()
         self.unused = {k for k in self.state if k not in expected and k.startswith(critic.unused)}
@@ -240,26 +240,26 @@ def warm_start(
     seed: int = 0,
     suggest: Suggest | None = None,
 ) -> ConversionReport:
-    """Write a weights file that is a start for training: entries of a checkpoint, and random ones for the rest.
+    """Write a weights file to start a training from: entries of a checkpoint, random values for the rest.
 
-    The file's header says that it must be trained. An entry of another shape is an error: no published checkpoint
-    differs in one, so it is another network or needs other constructor arguments.
+    The header of the file says that it must be trained. An entry of another shape is an error: it means another network
+    or other constructor arguments, since the entries of all published checkpoints have equal shapes.
 
     Args:
-        checkpoint: of an absolute metric that shares layers with the critic.
-        build: makes the critic; called with the random generator of the CPU seeded, which is restored afterwards.
+        checkpoint: checkpoint of an absolute metric that shares layers with the critic.
+        build: creates the critic; called with a seeded CPU random generator, which is restored afterwards.
         out: file to write, ``.safetensors``.
-        key: key under which the weights lie; by default the first usual one that is there.
+        key: key of the checkpoint that holds the weights; by default the first usual key that it has.
         backbones: part of the critic (``vit``) -> file with a plain state dict for it, as timm publishes them.
-        seed: of the random entries.
+        seed: seed of the random entries.
         suggest: names the critic that a set of keys looks like, for the error message.
 
     Returns:
-        A report.
+        The report.
 
     Raises:
         WeightsError: a file cannot be read, or has entries that the critic lacks or that differ in shape.
-        InputError: a critic that is not relative, or a backbone that is no part of it or that the checkpoint holds.
+        InputError: the critic is not relative, or a backbone is not a part of it or is already in the checkpoint.
     """
     path, out, backbones = as_path(checkpoint), as_path(out), backbones or {}
     with torch.random.fork_rng(devices=[]):
@@ -306,7 +306,7 @@ def _backbone(path: Path, part: str, expected: Mapping[str, Tensor], unused: tup
     missing = [k for k in missing if not k.endswith("num_batches_tracked")]
     if missing:
         raise WeightsError(
-            f"{path}: is not a whole '{part}': {len(missing)} of its entries are missing, such as {missing[0]}. Give "
+            f"{path}: is not a complete '{part}': {len(missing)} entries are missing, such as {missing[0]}. Give "
             "the state dict of the network that the critic uses, in timm's key layout."
         )
     return entries

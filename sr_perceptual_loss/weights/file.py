@@ -1,6 +1,6 @@
-"""Our weights file: one safetensors file per critic that describes itself in its header.
+"""The weights file of this package: one safetensors file per critic, described by its header.
 
-Nothing is ever unpickled. A file is written under a temporary name and moved into place, so there are no half files.
+Nothing is ever unpickled. A file is written under a temporary name and moved into place, so it is never incomplete.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class WeightsFile:
         critic: name of the critic it belongs to.
         config: constructor arguments of that critic.
         state: entries of its state dict, without aliases.
-        metadata: the whole header, ``srpl.*`` keys.
-        sha256: of the file.
+        metadata: the whole header, with keys ``srpl.*``.
+        sha256: SHA-256 of the file.
     """
 
     path: Path
@@ -60,10 +60,10 @@ def read(path: str | Path) -> WeightsFile:
         path: the file; ``~`` is expanded.
 
     Returns:
-        Its content; not yet compared with a network.
+        Its content; not checked against a network.
 
     Raises:
-        WeightsError: not found, not ours, damaged, or a format that could run code when opened.
+        WeightsError: not found, not of this package, damaged, or a format that could run code when opened.
     """
     path = as_path(path)
     first_bytes(path)
@@ -88,19 +88,19 @@ def read(path: str | Path) -> WeightsFile:
 
 
 def unpack(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Header and tensors of any safetensors file; one that is cut, padded or damaged is refused as a whole."""
+    """Header and tensors of any safetensors file; raises an error if it is truncated, padded or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise WeightsError(
-            f"{path}: is not a whole safetensors file ({error}): cut short, damaged, or another format under this "
+            f"{path}: is not a whole safetensors file ({error}): truncated, damaged, or another format under this "
             "name. Delete it and fetch or convert it again."
         ) from None
 
 
 def first_bytes(path: Path) -> bytes:
-    """The first bytes of a file that may hold weights; raises if it is absent, a folder, empty or a web page."""
+    """First bytes of a file that may hold weights; raises an error if it is missing, a folder, empty or a web page."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"
         raise WeightsError(f"{path}: {what}. Give the path of an existing file, or a tag (see: srpl list).")
@@ -131,8 +131,8 @@ def save(
     """Write a critic's weights as one self-contained file; an existing file is replaced in one step.
 
     Args:
-        critic: the critic; its aliases are left out, since reading fills them in again.
-        path: file to write, ``.safetensors``; missing folders are made.
+        critic: the critic; aliases are left out, since reading restores them.
+        path: file to write, ``.safetensors``; missing folders are created.
         training: summary of how the weights were trained.
         training_data: what they were trained on.
         licence: licence of the weights.
@@ -144,8 +144,8 @@ def save(
         SHA-256 of the written file.
 
     Raises:
-        WeightsError: NaN or infinity in the weights, or the place cannot be written.
-        InputError: another suffix, or constructor arguments that JSON cannot hold.
+        WeightsError: NaN or infinity in the weights, or the file cannot be written.
+        InputError: another suffix, or constructor arguments that JSON cannot store.
     """
     path = as_path(path)
     if path.suffix != SUFFIX:
@@ -175,12 +175,12 @@ def load_weights(critic: Storable, path: str | Path, *, suggest: Suggest | None 
     """Fill a critic with the weights of a file; every entry must fit.
 
     Args:
-        critic: filled in place.
+        critic: its weights are overwritten.
         path: ``.safetensors`` file written by ``save_weights`` or ``srpl convert``.
         suggest: names the critic that a set of keys looks like, for the error message.
 
     Returns:
-        The file, for its metadata.
+        The content of the file.
 
     Raises:
         WeightsError: damaged, of another critic, or of the same critic with other constructor arguments.
@@ -202,7 +202,7 @@ def load_weights(critic: Storable, path: str | Path, *, suggest: Suggest | None 
 
 
 def sha256_of(path: str | Path) -> str:
-    """SHA-256 of a file; computed once per process as long as time stamp, size and inode stay the same."""
+    """SHA-256 of a file; computed again in a process only if its time stamp, size or inode changes."""
     path = Path(path).resolve()
     stat = path.stat()
     return _sha256(path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
@@ -220,14 +220,14 @@ def _sha256(path: Path, *_: int) -> str:
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path``: moved over it if the block succeeds, removed if it fails (WeightsError)."""
-    path = path.resolve()  # a link stays a link: the file that it points to is replaced
+    path = path.resolve()  # a link stays a link; the file that it points to is replaced
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(exist_ok=False)
         mode = temporary.stat().st_mode
         yield temporary
-        # safetensors makes its files readable for their owner only; a store may be shared, so the umask decides.
+        # safetensors makes files that only their owner can read. A store may be shared, so the umask decides.
         temporary.chmod(mode)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -253,7 +253,7 @@ def _config_text(critic: Storable) -> str:
 
 
 def _parse_config(path: Path, text: str) -> dict[str, Any]:
-    """Constructor arguments from JSON; lists become the tuples they were."""
+    """Constructor arguments from JSON; lists become tuples again."""
     try:
         config = json.loads(text)
         return {key: _tuples(value) for key, value in config.items()}

@@ -1,4 +1,4 @@
-"""Facts about published files: weights of critics, and checkpoints of metrics of absolute quality."""
+"""Facts about published files: weights of critics, and checkpoints of absolute-quality metrics."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ COMMERCIAL_USE: Mapping[bool | None, str] = {True: "yes", False: "no", None: "un
 
 @dataclass(frozen=True)
 class WeightsEntry:
-    """One downloadable or bundled weights file of a critic.
+    """One published weights file of a critic.
 
     Attributes:
-        tag: the value of ``weights=`` that names it, for instance ``official``.
-        repo_id: Hugging Face repository, empty for a bundled file.
-        filename: file in the repository, or in ``weights/bundled/``.
-        revision: commit to take; a branch name is resolved to a commit at first use and pinned in the lock file.
+        tag: value of ``weights=`` that selects it, for instance ``official``.
+        repo_id: Hugging Face repository.
+        filename: file in the repository.
+        revision: commit to download; a branch name is resolved to a commit at first use and pinned in the lock file.
         sha256: full SHA-256 of the published file; empty if its authors publish none (then the hash that the hub states
             is verified, and pinned in the lock file at first use).
         bytes: size of the published file.
-        licence: licence of the weights as far as known.
-        training_data: what they were trained on.
+        licence: licence of the weights; empty if it is not stated.
+        training_data: data that they were trained on.
         origin: who made them, in one sentence.
         commercial_use: True, False, or None where it is not stated.
     """
@@ -42,7 +42,7 @@ class WeightsEntry:
 
     @property
     def url(self) -> str:
-        """Address of the file for a browser or a plain download."""
+        """Address of the file."""
         return f"https://huggingface.co/{self.repo_id}/resolve/{self.revision}/{self.filename}"
 
 
@@ -50,12 +50,12 @@ class WeightsEntry:
 class AbsoluteCheckpoint:
     """A published checkpoint of an absolute-quality metric that has the layout of a relative critic.
 
-    Such a file is a start for a training, not weights for a loss. TOPIQ's files even fit entry by entry, so only their
-    name or hash tells what they are.
+    A training can start from such a file, but it is not for use in a loss. The files of TOPIQ even fit entry by entry,
+    so only their name or hash identifies them.
     """
 
     filename: str  # as published; most contain the first eight digits of the SHA-256
-    critic: str  # whose layout it has
+    critic: str  # the critic whose layout it has
     metric: str
     training_data: str
     licence: str
@@ -80,7 +80,7 @@ ABSOLUTE: tuple[AbsoluteCheckpoint, ...] = (
     AbsoluteCheckpoint("cfanet_fr_kadid_res50-2c4cc61d.pth", "rqi_topiq", "TOPIQ-FR", "KADID-10k", _NC, False),
 )
 
-#: What to know when a critic is started from such a file.
+#: Advice for a warm start from such a file, by critic.
 ADVICE: Mapping[str, str] = {
     "rqi_ahiq": (
         "The published AHIQ file goes with normalisation 'half', the default here. It holds no backbones: add "
@@ -95,5 +95,5 @@ ADVICE: Mapping[str, str] = {
 
 
 def recognise(filename: str, sha256: str) -> AbsoluteCheckpoint | None:
-    """The known checkpoint that a file is, by its name or its SHA-256 (also when renamed); None for any other."""
+    """The known checkpoint with this name or SHA-256 (which also identifies a renamed file); None for any other."""
     return next((k for k in ABSOLUTE if filename == k.filename or f"-{sha256[:8]}." in k.filename), None)

@@ -1,4 +1,4 @@
-"""Do these entries fit that network? Strict, with the same messages for reading, converting and saving."""
+"""Checks that the entries of a state dict fit a critic, and loads them; used to read, convert and save weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Suggest = Callable[[Collection[str]], "str | None"]
 
 
 class Storable(Protocol):
-    """What this folder needs of a critic; ``critics.base.Critic`` has it (weights never import critics)."""
+    """The part of ``critics.base.Critic`` that ``weights`` needs, since ``weights`` does not import ``critics``."""
 
     @property
     def card(self) -> Any:
@@ -47,21 +47,23 @@ class Storable(Protocol):
 
 
 def stored_entries(critic: Storable) -> dict[str, Tensor]:
-    """The state dict without aliases: what a file stores."""
+    """The state dict without aliases, as a file stores it."""
     duplicates = tuple(duplicate for duplicate, _ in critic.aliases)
     return {key: value for key, value in critic.state_dict().items() if not key.startswith(duplicates)}
 
 
 def drop_aliases(state: Mapping[str, Tensor], aliases: Sequence[tuple[str, str]], source: str) -> dict[str, Tensor]:
-    """A copy without the entries that repeat others under a second name; they must be equal to be one module."""
+    """A copy without the entries that repeat others under a second name; both must be equal."""
     out = dict(state)
     for duplicate, kept in aliases:
-        pairs = [(key, kept + key.removeprefix(duplicate)) for key in state if key.startswith(duplicate)]
-        for key, twin in [(key, twin) for key, twin in pairs if twin in state]:
+        for key in (key for key in state if key.startswith(duplicate)):
+            twin = kept + key.removeprefix(duplicate)
+            if twin not in state:
+                continue
             if state[key].dtype != state[twin].dtype or not torch.equal(state[key], state[twin]):
                 raise WeightsError(
                     f"{source}: {key} and {twin} differ, expected equal entries, since both names are one module: the "
-                    "file was not made by this network."
+                    "file is of another network."
                 )
             del out[key]
     return out
@@ -70,14 +72,14 @@ def drop_aliases(state: Mapping[str, Tensor], aliases: Sequence[tuple[str, str]]
 def load_state(
     critic: Storable, state: Mapping[str, Tensor], source: str, suggest: Suggest | None = None, incomplete: str = ""
 ) -> None:
-    """Fill a critic; every entry must be there, of the right shape and finite, and none may be left over.
+    """Load entries into a critic; all must be present, finite and of the right shape, and no others may exist.
 
     Args:
-        critic: filled in place, only after all checks have passed.
+        critic: its weights are overwritten, only after all checks have passed.
         state: entries in the critic's layout; aliases may be left out. Other floating dtypes are converted.
-        source: where the entries come from, for the message.
+        source: origin of the entries, for the message.
         suggest: names the critic that a set of keys looks like, for the message.
-        incomplete: ends the message where entries are missing and nothing else is wrong.
+        incomplete: added to the message if entries are missing and nothing else is wrong.
 
     Raises:
         WeightsError: with counts and the first names of missing, extra, mis-shaped or non-finite entries.
@@ -114,7 +116,7 @@ def refuse_non_finite(state: Mapping[str, Tensor], source: str) -> None:
 
 
 def _faults(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """Missing, extra and mis-shaped entries and entries of another kind of dtype, one part of a sentence each."""
+    """Descriptions of missing, extra and mis-shaped entries and of entries of another kind of dtype."""
     shapes, kinds = [], []
     for key, ours in expected.items():
         theirs = given.get(key, ours)

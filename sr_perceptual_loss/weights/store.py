@@ -1,8 +1,8 @@
-"""The weights on this machine: find and verify them, and download them only when a tag is asked for.
+"""The local store of weights: finds and verifies files, and downloads them only if a tag is given.
 
-``weights="local"`` never touches the network; a tag such as ``"official"`` downloads once. A file is used only if its
-SHA-256 is the recorded one: of the manifest, or of the first use on this machine, pinned in ``weights.lock.json``
-because some authors publish no hash. What is read at run time is our safetensors file.
+``weights="local"`` never uses the network; a tag such as ``"official"`` downloads once. A download is used only if its
+SHA-256 is the one in the manifest and that of the first download on this machine, which ``weights.lock.json`` records,
+since some authors publish no hash. A converted file is verified against its record too; a copied one has no record.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["entry_of", "fetch", "home", "install", "load_state", "locate", "on_t
 logger = logging.getLogger("sr_perceptual_loss")
 
 PINS = "weights.lock.json"
-#: Value of SRPL_REQUIRE_LICENCE -> what weights must have.
+#: Value of SRPL_REQUIRE_LICENCE -> requirement on weights, for messages.
 LICENCE_LEVELS = {"stated": "a stated licence", "commercial": "a licence that allows commercial use"}
 
 Entries = Mapping[str, WeightsEntry]
@@ -38,19 +38,19 @@ Progress = Callable[[str], None]
 
 
 def home() -> Path:
-    """Folder of the store, by the environment now: ``$SRPL_HOME``, or ``sr_perceptual_loss`` in the user's cache."""
+    """Folder of the store: ``$SRPL_HOME``, or ``sr_perceptual_loss`` in the user's cache; read at every call."""
     if os.environ.get("SRPL_HOME"):
         return as_path(os.environ["SRPL_HOME"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sr_perceptual_loss"
 
 
 def place(name: str, entry: WeightsEntry) -> Path:
-    """Where the converted file of an entry belongs, whether it is there or not."""
+    """Path of the converted file of an entry, whether it exists or not."""
     return home() / "weights" / f"{name}-{entry.tag}{SUFFIX}"
 
 
 def on_this_machine(name: str, entry: WeightsEntry) -> bool:
-    """Whether the converted file of an entry is here; no network, no look inside."""
+    """Whether the converted file of an entry exists; it is not read."""
     return place(name, entry).is_file()
 
 
@@ -58,13 +58,13 @@ def entry_of(name: str, entries: Entries, tag: str) -> WeightsEntry:
     """The entry of a tag.
 
     Raises:
-        WeightsError: no such tag, or none published at all.
+        WeightsError: no such tag, or no weights published.
     """
     if not entries:
         raise WeightsError(
             f"{name}: nobody has published weights for this critic, so there is nothing to download. Train it, or "
             f"convert a checkpoint that you have (srpl convert FILE --critic {name}), and give the path of the "
-            ".safetensors file. weights: None means random weights, whose scores mean nothing."
+            ".safetensors file. weights: None means random weights, whose scores are meaningless."
         )
     if tag not in entries:
         raise WeightsError(
@@ -82,14 +82,15 @@ def locate(name: str, entries: Entries, weights: str | Path, *, remap: Remap, bu
         entries: its published weights by tag.
         weights: ``"local"`` (the first tag, from this machine only), a tag (downloads once), or a path.
         remap: published key layout -> ours, for a conversion after a download.
-        build: makes the network, for a conversion after a download.
+        build: creates the network, for a conversion after a download.
 
     Returns:
         An existing file.
 
     Raises:
-        WeightsError: not here, unknown, not downloadable, not the file that was pinned, or without the licence that
-            ``SRPL_REQUIRE_LICENCE`` asks for; with the cure.
+        WeightsError: missing, unknown, not downloadable, not the file that was pinned, or without the licence that
+            ``SRPL_REQUIRE_LICENCE`` requires.
+        InputError: an unknown value of ``SRPL_REQUIRE_LICENCE``.
     """
     if not isinstance(weights, str | os.PathLike):
         raise WeightsError(f"{name}: weights: got {weights!r}, expected 'local', a tag, a path, or None.")
@@ -99,12 +100,12 @@ def locate(name: str, entries: Entries, weights: str | Path, *, remap: Remap, bu
         raise WeightsError(
             f"{_absent(name, entry, 'are not on this machine, and weights=local never downloads')} To download them "
             f"once: srpl fetch {name} (YAML: weights: {entry.tag}). weights: None means random weights, whose scores "
-            "mean nothing."
+            "are meaningless."
         )
     if entry:
         return fetch(name, entry, remap=remap, build=build)
     path, exists = as_path(weights), False
-    with contextlib.suppress(OSError, ValueError):  # a text that cannot be a file name
+    with contextlib.suppress(OSError, ValueError):  # a text that is no valid file name
         exists = path.exists()
     if exists:
         header = read(path).metadata if os.environ.get("SRPL_REQUIRE_LICENCE") else {}
@@ -119,19 +120,19 @@ def locate(name: str, entries: Entries, weights: str | Path, *, remap: Remap, bu
 
 
 def fetch(name: str, entry: WeightsEntry, *, remap: Remap, build: Build, progress: Progress | None = None) -> Path:
-    """Published weights on this machine; absent ones are downloaded, compared with every known hash and converted.
+    """Path of published weights; missing ones are downloaded, compared with every known hash and converted.
 
-    Several processes may ask at the same time: one downloads, the others wait and find the file.
+    Several processes may call this at the same time: one downloads, the others wait and use its file.
 
     Args:
         name: the critic.
-        entry: what to fetch.
+        entry: the published file.
         remap: published key layout -> ours.
-        build: makes the network that the weights must fit.
-        progress: gets one sentence per stage; by default they are logged by the logger ``sr_perceptual_loss``.
+        build: creates the network that the weights must fit.
+        progress: called with a message per stage; by default the logger ``sr_perceptual_loss`` is used.
 
     Returns:
-        Our converted file.
+        The converted file.
 
     Raises:
         WeightsError: offline, another file than the pinned one, or weights that do not fit.
@@ -140,10 +141,10 @@ def fetch(name: str, entry: WeightsEntry, *, remap: Remap, build: Build, progres
     if on_this_machine(name, entry):
         return _verified(name, entry)
     with _workspace() as folder:
-        if on_this_machine(name, entry):  # another process has brought it in the meantime
+        if on_this_machine(name, entry):  # another process has fetched it in the meantime
             return _verified(name, entry)
         pin = _pins().get(_key(name, entry))
-        # Looked up at every call: huggingface_hub reads these variables only once, when it is imported.
+        # Read at every call, since huggingface_hub reads these variables only when it is imported.
         for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
             if os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE"):
                 raise WeightsError(_absent(name, entry, f"could not be downloaded ({variable} is set)"))
@@ -161,12 +162,12 @@ def fetch(name: str, entry: WeightsEntry, *, remap: Remap, build: Build, progres
 def install(
     name: str, entry: WeightsEntry, path: str | Path, critic: Storable, *, key: str | None, suggest: Suggest | None
 ) -> ConversionReport:
-    """Convert a checkpoint that was downloaded by hand and put it where :func:`fetch` would have put it.
+    """Convert a checkpoint that was downloaded by hand and store it as :func:`fetch` does.
 
     The arguments are those of :func:`fetch` and ``convert``. Returns the report of the conversion.
 
     Raises:
-        WeightsError: not the file that is known under this name, or one that does not fit.
+        WeightsError: the file is not the published one, or does not fit the critic.
     """
     path = as_path(path)
     with _workspace() as folder:
@@ -179,7 +180,7 @@ def install(
 
 @contextlib.contextmanager
 def _workspace() -> Iterator[Path]:
-    """A folder of the store for half-done work: one process at a time has it, and it is removed at the end."""
+    """A temporary folder of the store, locked for one process at a time and removed at the end."""
     from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
     folder = home() / "weights" / ".download"
@@ -199,20 +200,20 @@ def _workspace() -> Iterator[Path]:
 
 
 def _download(name: str, entry: WeightsEntry, pin: Pin | None, folder: Path) -> tuple[Path, str]:
-    """The published file and its commit: the only network access for weights."""
+    """The downloaded file and its commit; the only network access for weights."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-    # A branch in the manifest means the commit of the first use; a commit in the manifest means itself.
+    # A branch in the manifest stands for the commit of the first download on this machine.
     revision = pin.revision if pin and pin.revision and len(entry.revision) != 40 else entry.revision
     try:
         stated = get_hf_file_metadata(hf_hub_url(entry.repo_id, entry.filename, revision=revision))
         commit, etag = stated.commit_hash or revision, stated.etag or ""
-        if len(etag) == 64:  # of a large file the hub states the SHA-256, of a small one another hash
+        if len(etag) == 64:  # for large files the hub states the SHA-256, for small ones another hash
             _compare(name, entry, etag, f"{entry.repo_id} on the hub", pin)
         checkpoint = Path(hf_hub_download(entry.repo_id, entry.filename, revision=commit, local_dir=folder))
     except WeightsError:
         raise
-    except Exception as error:  # the hub's client raises errors of whichever HTTP library it uses
+    except Exception as error:  # the errors depend on the HTTP library of the hub's client
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise WeightsError(_absent(name, entry, f"could not be downloaded ({reason})")) from error
     sha256 = sha256_of(checkpoint)
@@ -228,7 +229,7 @@ def _download(name: str, entry: WeightsEntry, pin: Pin | None, folder: Path) -> 
 def _pin_and_move(
     name: str, entry: WeightsEntry, checkpoint: Path, commit: str, report: ConversionReport
 ) -> ConversionReport:
-    """Record the hashes, then move the converted file to its place: a file that is there always has a record."""
+    """Record the hashes, then move the converted file to its place, so that no fetched file is without a record."""
     target, size = place(name, entry), checkpoint.stat().st_size
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     pin = Pin(entry.repo_id, entry.filename, commit, report.source_sha256, size, now, target.name, report.sha256)
@@ -241,12 +242,12 @@ def _pin_and_move(
 
 @dataclasses.dataclass(frozen=True)
 class Pin:
-    """One published file as it was at first use; an entry of ``weights.lock.json``."""
+    """One published file as it was at its first download; an entry of ``weights.lock.json``."""
 
     repo: str
     filename: str
     revision: str  # commit; empty if it was downloaded by hand
-    sha256: str  # of the published file, as `bytes`
+    sha256: str  # of the published file, like `bytes`
     bytes: int
     time: str  # of the conversion, ISO 8601 in UTC
     file: str  # name of our converted file
@@ -262,7 +263,7 @@ def _pins() -> dict[str, Pin]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(
             f"{path}: damaged ({type(error).__name__}: {error}). It records which published files this machine trusts: "
-            "repair it, or delete it to trust the next downloads anew."
+            "repair it, or delete it to trust the next downloads."
         ) from None
 
 
@@ -271,7 +272,7 @@ def _key(name: str, entry: WeightsEntry) -> str:
 
 
 def _compare(name: str, entry: WeightsEntry, sha256: str, what: str, pin: Pin | None) -> None:
-    """Refuse a published file whose hash is not the one that the manifest or this machine knows."""
+    """Raise an error if the hash of a published file is not the one of the manifest or of the pin."""
     start = f"{name}: {what} has SHA-256 {sha256}, but this"
     end = "It is another file under the same name and was not used. If"
     if entry.sha256 and sha256 != entry.sha256:
@@ -287,7 +288,7 @@ def _compare(name: str, entry: WeightsEntry, sha256: str, what: str, pin: Pin | 
 
 
 def _verified(name: str, entry: WeightsEntry) -> Path:
-    """The converted file of an entry, whose hash must still be the recorded one."""
+    """Path of the converted file of an entry; its hash must be the recorded one, if there is a record."""
     path, pin = place(name, entry), _pins().get(_key(name, entry))
     if pin:
         _compare(name, entry, pin.sha256, f"the source of {path}", None)
@@ -300,14 +301,14 @@ def _verified(name: str, entry: WeightsEntry) -> Path:
 
 
 def _check_licence(what: str, licence: str, commercial_use: str) -> None:
-    """Refuse weights without the licence that ``SRPL_REQUIRE_LICENCE`` asks for, before they are read or downloaded."""
+    """Raise an error for weights without the licence that ``SRPL_REQUIRE_LICENCE`` requires."""
     level = os.environ.get("SRPL_REQUIRE_LICENCE", "")
-    if level and level not in LICENCE_LEVELS:  # a misspelt level must let nothing through
+    if level and level not in LICENCE_LEVELS:  # a misspelt level must not disable the check
         raise InputError(f"SRPL_REQUIRE_LICENCE: got {level!r}.{nearest(level, LICENCE_LEVELS)}")
     if (level and not licence) or (level == "commercial" and commercial_use != "yes"):
         raise WeightsError(
             f"{what}: licence {licence or 'not stated'}, commercial use: {commercial_use}; SRPL_REQUIRE_LICENCE="
-            f"{level} asks for {LICENCE_LEVELS[level]}. Use other weights, or unset the variable."
+            f"{level} requires {LICENCE_LEVELS[level]}. Use other weights, or unset the variable."
         )
 
 
@@ -320,7 +321,7 @@ def _description(entry: WeightsEntry) -> str:
 
 
 def _absent(name: str, entry: WeightsEntry, why: str) -> str:
-    """Message about absent weights: address, size, licence and the manual way."""
+    """Message about missing weights: address, size, licence and how to install them by hand."""
     return (
         f"{name}: the weights '{entry.tag}' {why}. Published at {_description(entry)}. By hand: download it on any "
         f"machine, then run srpl convert {entry.filename} --critic {name}, which puts it at {place(name, entry)}; copy "

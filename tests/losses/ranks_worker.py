@@ -16,7 +16,6 @@ from pairs import make_pair
 
 from sr_perceptual_loss import CriticLoss, HackingGuard
 from sr_perceptual_loss.losses.balance import GradNormBalancer
-from sr_perceptual_loss.losses.distributed import gather_messages, sync_errors
 from sr_perceptual_loss.losses.ratio_loss import SSIMPerceptualRatioLoss
 
 
@@ -50,8 +49,6 @@ def main(rank: int) -> dict[str, object]:
 
     # Something wrong on the second rank only.
     found["nan"] = outcome(lambda: SSIMPerceptualRatioLoss("haarpsi")(leaf(poisoned), hr))
-    found["sync"] = outcome(lambda: sync_errors(lambda: CriticLoss("haarpsi")(sr, wrong), "haarpsi", sr.device))
-    found["messages"] = gather_messages([f"message {rank}"])
 
     def raises(image):
         if rank == 1:

@@ -63,14 +63,6 @@ def test_nan_on_one_rank_stops_a_balanced_loss_on_all(both):
         assert found["nan"].startswith("NonFiniteError") and "on rank 1" in found["nan"]
 
 
-@pytest.mark.fault(1, 45)
-def test_an_error_of_one_rank_becomes_an_error_of_all(both):
-    here, there = (found["sync"] for found in both)
-    assert here.startswith("NonFiniteError: haarpsi") and "on rank 1" in here
-    assert there.startswith("InputError") and "255" in there
-    assert both[0]["messages"] == both[1]["messages"] == ["message 0 on rank 0", "message 1 on rank 1"]
-
-
 @pytest.mark.fault(45)
 def test_an_error_inside_a_balanced_loss_stops_all(both):
     assert both[0]["balancer"].startswith("NonFiniteError: a: ") and "on rank 1" in both[0]["balancer"]

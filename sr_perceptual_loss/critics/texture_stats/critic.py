@@ -42,10 +42,10 @@ class TextureStats(Critic):
     Args:
         scales: octaves of the pyramid, 1 to 4.
         window: sigma of the Gaussian windows, in pixels of each level.
-        statistics: statistics to compare, out of ``energy``, ``shape``, ``orientation``, ``scale``, ``colour``, ``grid`` and
+        statistics: which to compare, out of ``energy``, ``shape``, ``orientation``, ``scale``, ``colour``, ``grid`` and
             ``lattice``; ``energy`` is always compared.
         structure_weight: exponent c of HaarPSI, which keeps texture in its position, >= 0.
-        weighting: the weight of a position is (root mean square of the reference's bands)^weighting; 0 weights all equally.
+        weighting: a position has the weight (root mean square of the reference's bands)^weighting; 0: equal weights.
 
     Raises:
         InputError: a wrong argument.
