@@ -4,8 +4,8 @@ r"""RLFN x4 fine-tuned with L1 and each critic at several shares, measured on fo
     python benchmarks/fine_tunes.py --data DIR --critics 'texture_stats {"scales": 2}' --sets Set14
 
 DIR contains cid22_512_train, the test sets and sr_weights/rlfn/rlfn_x4.pth (docs/hosts/plain_pytorch.md, Data). The
-published network (row `start`) is trained further with L1 alone (`l1`, the control) and with L1 and a critic; `share` is
-the critic's part of the gradient's norm at the output. JSON after a name gives constructor arguments of the critic
+published network (row `start`) is trained further with L1 alone (`l1`, the control) and with L1 and a critic. `share`
+is the critic's part of the gradient's norm at the output. JSON after a name gives constructor arguments of the critic
 (variants of texture_stats). Prints one table per test set and writes summary.json and crops to runs/fine_tunes.
 Networks and numbers are kept; an interrupted run continues. On one core a training of 500 steps takes some minutes, and
 so does measuring a network on Urban100.

@@ -4,10 +4,12 @@ r"""What happens to images when a critic is optimised: attacks on pixels, and th
         --critics haarpsi texture_stats
 
 The names in capitals are folders (docs/hosts/plain_pytorch.md, Data). A folder for --rated contains some images of a
-rated data set and one CSV with the columns ref, dist, mos. Each critic is compared with the L1 control, trained for the same number of steps on the same crops. Prints one table of
+rated data set and one CSV with the columns ref, dist, mos.
+
+Each critic is compared with the L1 control, trained for the same number of steps on the same crops. Prints one table of
 attacks, one of fine-tunes (means over the seeds) and the gates. Writes runs/robustness/summary.json and one image of
 each trial. Finished parts are kept, so an interrupted run continues, and runs with other critics, heads or seeds
-share them. About 2 minutes of one core per critic, head and seed, 2 per head and seed for the pixel stage.
+use them again. Takes about 2 minutes of one core per critic, head and seed, and 2 per head and seed for the pixel stage.
 
 How strongly a network of 60 thousand parameters shows one grid frequency differs from seed to seed, and for one seed
 from CPU to CPU, by as much as the gate allows: use several seeds.
@@ -41,13 +43,13 @@ CONTROL = "l1"
 COLUMNS = ("psnr_y", "ssim_y", "haarpsi", "hf_ratio", "peak_2", "peak_3", "peak_4", "lattice", "score", "above_gt")
 #: (bounds on the amplitude of high frequencies compared with GT, most dB of PSNR lost) after a fine-tune.
 LIMITS = {"weight_free": ((0.6, 1.05), 1.0), "learned": ((0.25, 1.05), 0.5)}
-#: Most that a grid frequency may stand out, in units of the L1 control.
+#: Largest allowed spectral peak at a grid frequency, as a multiple of that of the L1 control.
 PEAK = 2.0
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What was measured, the value, its limit in words, and whether it is inside."""
+    """One limit: what was measured, the value, the limit as text, and whether the value is within it."""
 
     name: str
     value: float

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
-from small_sr import Crops, SmallSR, arguments, image_pairs, measure, photographs, save_comparison, restore, table
+from small_sr import Crops, SmallSR, arguments, image_pairs, measure, photographs, restore, save_comparison, table
 from torch import nn
 from torch.utils.data import DataLoader
 

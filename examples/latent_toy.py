@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from small_sr import image_pairs
 from torch import Tensor, nn
 
 from sr_perceptual_loss import CriticLoss, create_critic
@@ -37,11 +38,11 @@ def log(text: str) -> None:
 
 
 def photographs(data: Path | None) -> tuple[list[Tensor], list[Tensor]]:
-    """Training and held-out photographs, (3, H, W) uint8: CID22, or without a folder those that scikit-image bundles."""
+    """Training and held-out photographs, (3, H, W) uint8: CID22, or without ``data`` those of scikit-image."""
     if data:
         files = sorted((data / "cid22_512_train").glob("*.png"))[: PHOTOGRAPHS + 8]
         if len(files) <= PHOTOGRAPHS:
-            raise SystemExit(f"--data {data}: cid22_512_train has {len(files)} photographs, expected {PHOTOGRAPHS + 8}.")
+            raise SystemExit(f"--data {data}: cid22_512_train has {len(files)} photographs, expected {PHOTOGRAPHS + 8}")
         train, held_out = files[:PHOTOGRAPHS], files[PHOTOGRAPHS:]
     else:
         import skimage

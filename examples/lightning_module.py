@@ -16,7 +16,7 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.loggers import CSVLogger
-from small_sr import Crops, SmallSR, arguments, image_pairs, measure, photographs, save_comparison, restore, table
+from small_sr import Crops, SmallSR, arguments, image_pairs, measure, photographs, restore, save_comparison, table
 from torch import Tensor
 from torch.utils.data import DataLoader
 

@@ -1,4 +1,4 @@
-"""A small model of LINF: an arbitrary-scale conditional flow with LINF's interface, fine-tuned with a critic on its samples.
+"""A small arbitrary-scale conditional flow with the interface of LINF, fine-tuned with a critic on its samples.
 
     python examples/linf_flow.py --data PHOTOGRAPHS --test SET5      # folders
 

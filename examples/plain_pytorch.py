@@ -2,7 +2,8 @@
 
     python examples/plain_pytorch.py --data PHOTOGRAPHS --test SET14
 
-The names in capitals are folders (docs/hosts/plain_pytorch.md, Data). The same command continues an interrupted run. The critic needs five lines; they are marked with (1) ... (5).
+The names in capitals are folders (docs/hosts/plain_pytorch.md, Data). The same command continues an interrupted run.
+The critic needs five lines; they are marked with (1) ... (5).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from small_sr import Crops, SmallSR, arguments, image_pairs, measure, photographs, save_comparison, restore, table
+from small_sr import Crops, SmallSR, arguments, image_pairs, measure, photographs, restore, save_comparison, table
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from runs import OUT, SETS, basicsr, basicsr_data, measure, parser, save_comparison, restore, show, small_sr
+from runs import OUT, SETS, basicsr, basicsr_data, measure, parser, restore, save_comparison, show, small_sr
 
 from sr_perceptual_loss.integrations.basicsr_runner import prepare
 from sr_perceptual_loss.lab.evaluation.sr_metrics import psnr

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from runs import OUT, SETS, measure, parser, save_comparison, restore, run_until, show, small_sr, test_set, training_set
+from runs import OUT, SETS, measure, parser, restore, run_until, save_comparison, show, small_sr, test_set, training_set
 
 LOSS = {"type": "haarpsiLoss", "loss_weight": 0.2}
 NET = {"net_type": "msrresnet1", "in_nc": 3, "out_nc": 3, "nc": 32, "nb": 4, "act_mode": "R"}

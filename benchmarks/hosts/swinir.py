@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from runs import OUT, SCALE, SETS, basicsr, basicsr_data, measure, parser, save_comparison, restore, show, small_sr
+from runs import OUT, SCALE, SETS, basicsr, basicsr_data, measure, parser, restore, save_comparison, show, small_sr
 from torch import Tensor, nn
 
 WINDOW = 8

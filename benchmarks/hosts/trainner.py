@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 
 import torch
-from runs import OUT, SETS, batches, measure, parser, photographs, save_comparison, restore, show, small_sr
+from runs import OUT, SETS, batches, measure, parser, photographs, restore, save_comparison, show, small_sr
 
 OPTIONS = """
 name: cpu_run

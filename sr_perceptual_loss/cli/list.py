@@ -45,7 +45,7 @@ def _describe(card: CriticCard) -> dict[str, Any]:
         "score_range": list(card.score_range),
         "relative": card.relative,
         "symmetric": card.symmetric,
-        "notes": list(card.differences),
+        "notes": list(card.notes),
         "needs_weights": card.needs_weights,
         "weights": [
             {

@@ -78,11 +78,11 @@ class CriticCard:
     Attributes:
         name: the critic's name in the registry and in YAML files; also that of its file or folder.
         paper: citation.
-        input_size: sizes that the full network takes.
-        score_range: approximate range of the scores of trained weights.
+        input_size: sizes that the critic takes.
+        score_range: range that scores can take; for a network, roughly that of trained weights.
         relative: True if 0 means "as good as the reference" and scores may be negative.
         symmetric: True if swapping the two images does not change the score.
-        differences: differences from the reference code, one sentence each.
+        notes: limits, and differences from the published code; one sentence each, with a full stop.
         weights: published weights by tag; the first tag is the default.
         needs_weights: False for a critic that is a formula.
     """
@@ -93,7 +93,7 @@ class CriticCard:
     score_range: tuple[float, float]
     relative: bool
     symmetric: bool = False
-    differences: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     weights: Mapping[str, WeightsEntry] = field(default_factory=dict)
     needs_weights: bool = True
 
@@ -223,7 +223,13 @@ class Critic(nn.Module, ABC):
             return sr.sum((1, 2, 3)).to(dtype)
         with torch.autocast(sr.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
             target = self.encode_target(hr) if target_features is None else target_features
-            return self._compare(sr.to(dtype), _without_graph(hr).to(dtype), target).to(dtype)
+            score = self._compare(sr.to(dtype), _without_graph(hr).to(dtype), target).to(dtype)
+        if score.shape != (sr.shape[0],):
+            raise InputError(
+                f"{self.card.name}: _compare returned the shape {tuple(score.shape)}, expected one score per pair "
+                f"({sr.shape[0]},)."
+            )
+        return score
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Same as :meth:`score`."""

@@ -116,7 +116,7 @@ class HaarPSI(Critic):
         score_range=(0.0, 1.0),
         relative=False,
         symmetric=True,
-        differences=("Two images without structure score 1 instead of 0/0.",),
+        notes=("Two images without structure score 1 instead of 0/0.",),
         needs_weights=False,
     )
 

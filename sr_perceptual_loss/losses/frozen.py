@@ -40,7 +40,7 @@ class FrozenCritic(nn.Module):
         critic: registered name, or a :class:`Critic`, which is frozen in place.
         weights: as in :func:`create_critic`; only with a name.
         precision: ``fp32`` (the critic's own), or ``bf16``: matrix products and convolutions in bfloat16, whose
-            gradients are not those of float32; faster only on a device with bfloat16 arithmetic.
+            gradients are not those of float32; faster only on a device with bfloat16 arithmetic. For networks only.
 
     Attributes:
         critic: the critic, in eval mode and without gradients for its parameters.
@@ -48,7 +48,7 @@ class FrozenCritic(nn.Module):
         memo: cached features of the reference, for several losses that share this object; set by :func:`share_critics`.
 
     Raises:
-        InputError: neither a name nor a critic, or ``weights`` together with a critic.
+        InputError: neither a name nor a critic, ``weights`` together with a critic, or ``bf16`` with a formula.
     """
 
     critic: Critic
@@ -74,6 +74,8 @@ class FrozenCritic(nn.Module):
             module = critic
         else:
             raise InputError(f"critic: got {type(critic).__name__}, expected a registered name or a Critic.")
+        if self.precision != "fp32" and next(module.parameters(), None) is None:
+            raise InputError(f"precision: got {precision!r}, but {module.card.name} is a formula; expected 'fp32'.")
         self._freeze(module)
 
     def _freeze(self, critic: Critic) -> None:

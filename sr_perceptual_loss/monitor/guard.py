@@ -78,12 +78,12 @@ class Alarm:
 
 
 class HackingGuard:
-    """Alarm where score(now) - score(then) > 0.5 sd of the score, while at least two measures got worse since then.
+    """Alarm if score(now) - score(then) > 0.5 sd of the score while measures with at least two votes got worse.
 
-    "Then" is, for each measure, the check at which it was best. So training from scratch, fine-tuning, and a critic
-    that starts late need no different settings. All values are smoothed over checks. There is one alarm per episode:
-    the next one needs ``patience`` checks without evidence first. The guard costs nothing between checks and keeps no
-    graph. The thresholds are constants of this module.
+    A measure that got worse by its limit has one vote; high-frequency energy and patterns have two at 1.5 times their
+    limit. "Then" is, for each measure, the check at which it was best. So training from scratch, fine-tuning, and a
+    critic that starts late need no different settings. All values are smoothed over checks. There is one alarm per
+    episode: the next one needs ``patience`` checks without evidence first. Nothing is computed between checks.
 
     Args:
         every: K; a check happens at the first call at or after each multiple of it, and at the very first call.

@@ -306,7 +306,7 @@ def _backbone(path: Path, part: str, expected: Mapping[str, Tensor], unused: tup
     missing = [k for k in missing if not k.endswith("num_batches_tracked")]
     if missing:
         raise WeightsError(
-            f"{path}: is not a complete '{part}': {len(missing)} entries are missing, such as {missing[0]}. Give "
+            f"{path}: '{part}' is incomplete: {len(missing)} of its entries are missing, such as {missing[0]}. Give "
             "the state dict of the network that the critic uses, in timm's key layout."
         )
     return entries

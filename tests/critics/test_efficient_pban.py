@@ -253,4 +253,4 @@ def test_card():
     assert (card.name, card.relative, card.symmetric, dict(card.weights)) == ("efficient_pban", False, False, {})
     assert card.needs_weights
     assert not math.isnan(sum(card.score_range))
-    assert len(card.differences) == len(set(card.differences)) >= 8
+    assert len(card.notes) == len(set(card.notes)) >= 8

@@ -318,7 +318,7 @@ def test_card_says_that_there_are_no_weights():
     card = RQITopiq.card
     assert (card.name, card.relative, card.symmetric, card.needs_weights) == ("rqi_topiq", True, False, True)
     assert not card.weights
-    assert "No weights trained under the RQI scheme are published" in card.differences[0]
+    assert "No weights trained under the RQI scheme are published" in card.notes[0]
     assert card.input_size.accepts(32, 500)
     assert not card.input_size.accepts(500, 31)
 

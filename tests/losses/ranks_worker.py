@@ -32,7 +32,6 @@ def main(rank: int) -> dict[str, object]:
     found: dict[str, object] = {}
     sr, hr = make_pair(3, 32, 32, dtype=torch.float64)
     poisoned = sr * float("nan") if rank == 1 else sr
-    wrong = hr * 255 if rank == 1 else hr
     mine = slice(0, 3) if rank == 0 else slice(0, 0)
 
     def leaf(images):

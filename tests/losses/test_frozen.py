@@ -238,9 +238,11 @@ def test_bf16_belongs_to_the_loss_alone():
     assert not torch.equal(*gradients), "bf16 changed nothing"
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.9
     assert copy.deepcopy(half).frozen.precision == "bf16"
-    # A critic without a form of its own is copied, not switched.
-    formula = create_critic("haarpsi")
-    assert FrozenCritic(formula, precision="bf16").form is not formula and formula.autocast_dtype is None
+    # A critic without a form of its own is copied, so that others see no change.
+    critic.kernels = "reference"
+    assert FrozenCritic(critic, precision="bf16").form is not critic and critic.autocast_dtype is None
+    with pytest.raises(InputError, match="precision: .*haarpsi"):
+        CriticLoss("haarpsi", precision="bf16")
     with pytest.raises(InputError, match="precision: .*fp16"):
         EfficientPBANLoss("tiny_efficient_pban", weights=None, precision="fp16")
 

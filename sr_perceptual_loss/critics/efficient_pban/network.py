@@ -3,7 +3,7 @@
 A ResNet-34 trunk up to its third stage, shared by both images; queries through multi-branch deformable convolutions;
 row and column attention in both directions; a fusion gate; one head. Module names are those of the published layout.
 
-Differences from the reference: see ``EfficientPBAN.card.differences``. Written from a description of the published
+Differences from the reference: see ``EfficientPBAN.card.notes``. Written from a description of the published
 network (``std="batch"`` and ``normalisation="published"`` give its behaviour), not from its code.
 
 Source: Zhou et al., "Perceptual Quality Optimization of Image Super-Resolution" (Efficient-PBAN), arXiv 2602.21482,
@@ -207,7 +207,7 @@ class EfficientPBAN(Critic):
         score_range=(1.0, 5.0),
         relative=False,
         symmetric=False,
-        differences=(
+        notes=(
             "The deviation that divides the attention logits is taken per image pair (std='sample'); the published "
             "code takes it over the batch (std='batch'), which is the same for a batch of one.",
             "New critics use ImageNet normalisation for both images; the published constants, one set for SR and one "

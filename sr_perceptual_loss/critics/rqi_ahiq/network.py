@@ -4,7 +4,7 @@ ViT-B/8 features for the content, ResNet-50 features sampled at offsets that com
 weighted mean of positions. Only the sampling and the regressor are trained; the backbones keep their ImageNet values.
 Module names are those of the published key layout.
 
-Differences from the reference: see ``RQIAhiq.card.differences``. Written from a description of the published network,
+Differences from the reference: see ``RQIAhiq.card.notes``. Written from a description of the published network,
 not from its code.
 
 Source: Su et al., "Bridging the Perception Gap in Image Super-Resolution Evaluation" (RQI), arXiv 2503.13074, and its
@@ -149,7 +149,7 @@ class RQIAhiq(Critic):
         score_range=(-1.0, 1.0),
         relative=True,
         symmetric=False,
-        differences=(
+        notes=(
             "The four networks that the published code keeps apart (two backbones, deform_net, regressor) are parts of "
             "one module, and one file holds all four.",
             "One crop of exactly 224x224 is scored; cutting and averaging crops is up to the caller.",

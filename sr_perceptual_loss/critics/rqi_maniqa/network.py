@@ -3,7 +3,7 @@
 Features of four ViT-B/8 blocks for both images, channel attention, two Swin stages, a weighted mean of token scores.
 Module names are those of the published key layout.
 
-Differences from the reference: see ``RQIManiqa.card.differences``. Written from a description of the released network,
+Differences from the reference: see ``RQIManiqa.card.notes``. Written from a description of the released network,
 not from its code.
 
 Source: Su et al., "Bridging the Perception Gap in Image Super-Resolution Evaluation" (RQI), arXiv 2503.13074, and its
@@ -225,7 +225,7 @@ class RQIManiqa(Critic):
         score_range=(-1.0, 1.0),
         relative=True,
         symmetric=False,
-        differences=(
+        notes=(
             "Scores are not clamped; the released README calls them [0, 1], its code and labels do not.",
             "One crop of exactly 224x224 is scored; cutting and averaging crops is up to the caller.",
             "ViT blocks after the last used one are not run, which does not change the score.",

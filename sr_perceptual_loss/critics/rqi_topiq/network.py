@@ -3,7 +3,7 @@
 Five levels of a ResNet-50 for both images, pooled with a learned gate; self-attention inside each level, then
 cross-attention from the deepest level to the shallower ones. Module names are those of the published key layout.
 
-Differences from the reference: see ``RQITopiq.card.differences``. Written from a description of the published network,
+Differences from the reference: see ``RQITopiq.card.notes``. Written from a description of the published network,
 not from its code.
 
 Source: Su et al., "Bridging the Perception Gap in Image Super-Resolution Evaluation" (RQI), arXiv 2503.13074, and its
@@ -164,7 +164,7 @@ class RQITopiq(Critic):
         score_range=(-1.0, 1.0),
         relative=True,
         symmetric=False,
-        differences=(
+        notes=(
             "No weights trained under the RQI scheme are published. The published TOPIQ-FR files "
             "(cfanet_fr_pipal_res50-69bbe5ba.pth, cfanet_fr_kadid_res50-2c4cc61d.pth of IQA-PyTorch, CC BY-NC-SA 4.0: "
             "not for commercial use) predict absolute quality, not differences. "

@@ -57,7 +57,7 @@ class TextureStats(Critic):
         input_size=SizeRule(minimum=64),
         score_range=(0.0, 1.0),
         relative=False,
-        differences=(
+        notes=(
             "Own formula; no published values to compare with.",
             "It demands texture of the right strength near the right place, not the reference's pixels: the larger its "
             "share of the gradient, the more detail and the less PSNR (docs/texture_stats.md has both, measured).",

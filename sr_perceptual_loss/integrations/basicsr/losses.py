@@ -17,7 +17,7 @@ from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
 from sr_perceptual_loss.checks import check_choice, check_known_keys, nearest
-from sr_perceptual_loss.errors import InputError, UnknownNameError
+from sr_perceptual_loss.errors import InputError, UnknownNameError, WeightsError
 from sr_perceptual_loss.integrations.basicsr.finite import FiniteChecks
 from sr_perceptual_loss.integrations.host import HostLoss
 from sr_perceptual_loss.losses.balance import GradNormBalancer
@@ -71,7 +71,10 @@ def _build_entry(entry: object, where: str) -> tuple[nn.Module, bool]:
     arguments = {key: value for key, value in entry.items() if key not in ("type", "name")}
     if inspect.isclass(cls) and issubclass(cls, HostLoss):
         cls.check_options(f"{where} ({kind})", arguments)
-        return build_loss({"type": kind, **arguments}), True
+        try:
+            return build_loss({"type": kind, **arguments}), True
+        except (InputError, UnknownNameError, WeightsError) as error:
+            raise type(error)(f"{where} ({kind}): {error}") from None
     second = list(inspect.signature(getattr(cls, "forward", cls)).parameters)[2:3]
     if second in (["weight"], ["target_is_real"]):
         raise InputError(f"{where} ({kind}): its second argument is `{second[0]}` and not the ground truth.")
