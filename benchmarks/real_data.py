@@ -4,7 +4,8 @@
 
 DIR contains cid22_512_train, Set5, Set14_x4 and BSD100_x4 (docs/hosts/plain_pytorch.md, Data). `before` is the first
 stage of `make demo`. `after` continues it with the pixel loss and the critic of demo_cpu.yml, and `control` with the
-pixel loss alone, for the same number of iterations on the same crops. Y channel, border 4. Prints a table and writes runs/real_data/summary.json. Resumable.
+pixel loss alone, for the same number of iterations on the same crops. Y channel, border 4. Prints a
+table and writes runs/real_data/summary.json. Resumable.
 """
 
 from __future__ import annotations

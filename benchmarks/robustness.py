@@ -9,7 +9,7 @@ rated data set and one CSV with the columns ref, dist, mos.
 Each critic is compared with the L1 control, trained for the same number of steps on the same crops. Prints one table of
 attacks, one of fine-tunes (means over the seeds) and the gates. Writes runs/robustness/summary.json and one image of
 each trial. Finished parts are kept, so an interrupted run continues, and runs with other critics, heads or seeds
-use them again. Takes about 2 minutes of one core per critic, head and seed, and 2 per head and seed for the pixel stage.
+use them again. One core needs about 2 minutes per critic, head and seed, and 2 per head and seed for the pixel stage.
 
 How strongly a network of 60 thousand parameters shows one grid frequency differs from seed to seed, and for one seed
 from CPU to CPU, by as much as the gate allows: use several seeds.

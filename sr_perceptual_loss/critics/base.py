@@ -60,7 +60,7 @@ class SizeRule:
         return f"sides >= {self.minimum}{multiple}"
 
     def check(self, height: int, width: int, critic: str) -> None:
-        """Raise InputError, with the cure, if the critic of this name cannot score an image of this size."""
+        """Raise InputError, with advice, if the critic of this name cannot score an image of this size."""
         if self.accepts(height, width):
             return
         side = self.fixed or self.minimum
@@ -114,7 +114,7 @@ def normalise(image: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) ->
 
 
 def _without_graph(hr: Tensor) -> Tensor:
-    """``hr`` detached; inference-mode tensors are copied, since autograd refuses them."""
+    """``hr`` detached; inference-mode tensors are copied, since autograd cannot save them."""
     hr = hr.detach()
     return hr.clone() if hr.is_inference() and not torch.is_inference_mode_enabled() else hr
 
@@ -157,13 +157,13 @@ class Critic(nn.Module, ABC):
 
     @staticmethod
     def remap_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Published key layout -> ours.
+        """Published key layout -> that of this class.
 
         Args:
             state: unwrapped state dict of a published checkpoint; not modified.
 
         Returns:
-            A new dict in the layout of ``state_dict()``.
+            New dict in the layout of ``state_dict()``.
         """
         return dict(state)
 

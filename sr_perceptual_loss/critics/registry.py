@@ -114,13 +114,13 @@ def _with_weights(cls: type[Critic], weights: str | Path) -> Critic:
 
 def which_critic(keys: Collection[str]) -> str | None:
     """The registered critic whose state dict shares most keys, and more than half; for error messages."""
-    best, best_share, wanted = None, 0.5, set(keys)
+    best, best_share, given = None, 0.5, set(keys)
     for name, cls in sorted(_CRITICS.items()):
         if not cls.card.needs_weights:
             continue
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             known = set(cls().state_dict())
-        share = len(known & wanted) / max(1, len(known | wanted))
+        share = len(known & given) / max(1, len(known | given))
         if share > best_share:
             best, best_share = name, share
     return best

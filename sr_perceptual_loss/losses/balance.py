@@ -196,7 +196,7 @@ class GradNormBalancer(nn.Module):
         averages: dict[str, float] = {}
         for name, norm in norms.items():
             if advance and VANISHED < norm < math.inf:
-                # A vanished gradient says nothing about the scale of a loss, so the average leaves it out.
+                # A vanished gradient gives no information about the scale of a loss, so the average leaves it out.
                 mean, count = self._averages.get(name, (0.0, 0))
                 self._averages[name] = (EMA_DECAY * mean + (1 - EMA_DECAY) * norm, count + 1)
                 self._updated_at = self._iteration

@@ -26,14 +26,14 @@ class PairLoss(nn.Module, ABC):
     Args:
         loss_weight: factor; YAML's ``1e-2`` arrives as a string and is accepted.
         reduction: ``mean`` or ``sum`` over the batch, or ``none``.
-        schedule: a :class:`Schedule` or a mapping of its fields; its factor multiplies the weight, and where it is 0
+        schedule: a :class:`Schedule` or a mapping of its fields; its factor multiplies the weight, and if it is 0
             nothing is computed. Needs ``step(iteration)``. None is always on.
 
     Attributes:
         on_nonfinite: ``raise`` (default): a NaN or infinite value or gradient raises :class:`NonFiniteError` with the
-            name of this loss, in the backward pass where a gradient is wanted, else in the call. ``ignore``: no check.
+            name of this loss, in the backward pass if a gradient is needed, else in the call. ``ignore``: no check.
         terms: detached 0-d tensors of the last call: ``loss`` (weighted) and one for each of ``term_names``.
-        term_names: keys of ``terms`` beside ``loss``; the same in every call, so that every log line has the same keys.
+        term_names: keys of ``terms`` besides ``loss``; the same in every call, so that all log lines have equal keys.
         optimises: measures that this loss optimises; a guard does not use them as evidence.
 
     Raises:
@@ -106,7 +106,7 @@ class PairLoss(nn.Module, ABC):
 
     @torch.no_grad()
     def scores(self, sr: Tensor, hr: Tensor) -> Tensor | None:
-        """Scores for monitoring: no graph; ``terms`` and random state stay as they are.
+        """Scores for monitoring: no graph; ``terms`` and random state do not change.
 
         Args:
             sr: SR images, (N, 3, H, W).
@@ -213,5 +213,5 @@ class PairLoss(nn.Module, ABC):
 
 
 def zeros_on_graph(sr: Tensor) -> Tensor:
-    """(N,) zeros that stay on the graph whatever ``sr`` holds; 0 * NaN would not be 0."""
+    """(N,) zeros that stay on the graph, also if ``sr`` holds NaN; 0 * NaN would not be 0."""
     return sr[:, :0].sum((1, 2, 3))

@@ -52,7 +52,7 @@ class CriticLoss(PairLoss):
         InputError, UnknownNameError, WeightsError: at construction.
     """
 
-    #: Used where no critic is given.
+    #: Used if no critic is given.
     default_critic: ClassVar[str | None] = None
 
     def __init__(
@@ -90,7 +90,7 @@ class CriticLoss(PairLoss):
 
     @classmethod
     def _check_card(cls, card: CriticCard) -> None:
-        """Refuse a critic that this class is not meant for."""
+        """Raise InputError for a critic that this class is not meant for."""
 
     @property
     def critic(self) -> Critic:
@@ -123,7 +123,7 @@ class CriticLoss(PairLoss):
 
     def _score(self, sr: Tensor, hr: Tensor) -> Tensor:
         # The critic sees crops, so its size rule is checked here and not in `forward`.
-        self._rule.check(sr.shape[2], sr.shape[3], self.optimises[0])
+        self._rule.check(sr.shape[2], sr.shape[3], self.critic.card.name)
         return self.frozen.score_checked(sr, hr)
 
     def _crops(self, sr: Tensor, hr: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -166,7 +166,7 @@ class RQILoss(CriticLoss):
 
 
 class EfficientPBANLoss(CriticLoss):
-    """-Q(sr, hr) with the Efficient-PBAN critic. No weights are published: give a path to trained ones.
+    """-Q(sr, hr) with the Efficient-PBAN critic. No weights are published: pass a path to trained ones.
 
     The arguments are those of :class:`CriticLoss`.
 

@@ -11,7 +11,7 @@ __all__ = ["format_ranks", "mean_over_ranks", "ranks_with_flag", "world_size"]
 
 
 def world_size() -> int:
-    """Number of ranks; 1 where ``torch.distributed`` is not running."""
+    """Number of ranks; 1 if ``torch.distributed`` is not initialised."""
     running = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if running else 1
 
@@ -37,7 +37,7 @@ def ranks_with_flag(flag: bool | Tensor, device: torch.device) -> list[int]:
 
     Args:
         flag: flag of this rank; a bool or a 0-d tensor.
-        device: of the process group.
+        device: device of the process group.
 
     Returns:
         Rank numbers, ascending; ``[0]`` or ``[]`` in a single process.
@@ -51,7 +51,7 @@ def ranks_with_flag(flag: bool | Tensor, device: torch.device) -> list[int]:
 
 
 def format_ranks(ranks: Sequence[int]) -> str:
-    """`` on rank 3`` or `` on ranks 1, 3``, for messages; empty where there is one rank only."""
+    """`` on rank 3`` or `` on ranks 1, 3``, for messages; empty if there is one rank only."""
     if world_size() == 1 or not ranks:
         return ""
     return f" on rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"

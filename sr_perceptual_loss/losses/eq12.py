@@ -91,7 +91,7 @@ def eq12(
 
 
 def _check_scores(s: Tensor, q: Tensor) -> None:
-    """Raise at the first pair of scores for which the ratio has no meaning; NaN is left to the caller's own check."""
+    """Raise an error for the first pair of scores without a meaningful ratio; the caller checks for NaN."""
     pole, flipped = (s + q).abs() < POLE, q <= 0
     for bad, error, why in (
         (pole, NonFiniteError, f"abs(S + Q) is below {POLE:g}, next to the pole of equation (12)"),

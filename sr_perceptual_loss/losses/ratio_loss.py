@@ -67,11 +67,11 @@ class SSIMPerceptualRatioLoss(PairLoss):
     With a = alpha / (alpha + beta) and b = beta / (alpha + beta):
 
     * ``grad_norm``: value a*L_D + b*L_P, gradient at the SR output a*g_D + b*lambda*g_P with lambda = |g_D| / |g_P|
-      (averages per image, over batch, ranks and iterations): shares a : b whatever the critic's scale and offset;
+      (averages per image, over batch, ranks and iterations): shares a : b at any scale and offset of the critic;
     * ``none``: alpha*L_D + beta*L_P;
     * ``eq12``: the printed ratio of the batch-mean scores, for study (see ``losses/eq12.py``).
 
-    The distortion is measured on the whole patch, the critic's score on its own crops. beta = 0 never calls the critic.
+    The distortion is measured on the whole patch, the critic's score on crops. At beta = 0 the critic is never called.
 
     Args:
         critic: registered name, or a :class:`Critic` (frozen in place).

@@ -63,8 +63,8 @@ class Alarm:
     Attributes:
         iteration: global iteration of the check.
         loss: name of the loss whose critic is exploited.
-        reason: what rose and what fell, as text.
-        action: what the guard did about it, as text.
+        reason: text that says which score rose and which measures got worse.
+        action: text that says what the guard did.
     """
 
     iteration: int
@@ -153,7 +153,7 @@ class HackingGuard:
         return self._last is None or iteration // self.every > self._last // self.every
 
     def step(self, iteration: int, sr: Tensor, hr: Tensor, losses: Mapping[str, PairLoss]) -> list[Alarm]:
-        """Check the losses where this iteration is due, and limit their weights. Call it before the losses.
+        """Check the losses if a check is due, and limit their weights. Call it before the losses.
 
         Args:
             iteration: global iteration, as given to ``loss.step``.
@@ -328,7 +328,7 @@ class HackingGuard:
         """Set the new limit of the weight; returns a description of it."""
         if self.action == "freeze_weight":
             self._caps[name] = min(self._caps.get(name, 1.0), ramp_factor)
-            return f"Its weight stays at {self._caps[name]:.3g} of the full one from now on."
+            return f"Its weight stays at {self._caps[name]:.3g} times the full weight from now on."
         if self.action == "halve":
             self._multipliers[name] = self._multipliers.get(name, 1.0) / 2
             return f"Its weight is now multiplied by {self._multipliers[name]:.3g}."

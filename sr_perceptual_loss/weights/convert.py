@@ -27,7 +27,7 @@ __all__ = ["MUST_BE_TRAINED", "ConversionReport", "convert", "is_warm_start", "s
 #: Start of ``srpl.training`` in the header of every file that :func:`warm_start` writes.
 MUST_BE_TRAINED = "warm start, absolute quality, not RQI-trained: must be trained"
 
-#: Published key layout -> ours.
+#: Published key layout -> the critic's.
 Remap = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 # Keys under which training codes store the weights, the preferred one first (averaged weights before raw ones).
@@ -171,7 +171,7 @@ def convert(
         critic: network of the right size; its weights are overwritten.
         out: file to write.
         key: key of the checkpoint that holds the weights; by default the first usual key that it has.
-        remap: published key layout -> ours; the critic's ``remap_official`` by default.
+        remap: published key layout -> the critic's; by default ``critic.remap_official``.
         suggest: names the critic that a set of keys looks like, for the error message.
         entry: the published file that the checkpoint is, for the licence and other facts in the header.
 

@@ -37,7 +37,7 @@ class Storable(Protocol):
 
     @staticmethod
     def remap_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Published key layout -> its own."""
+        """Published key layout -> that of the critic."""
 
     def state_dict(self) -> dict[str, Any]:
         """As of ``nn.Module``."""
@@ -118,12 +118,12 @@ def refuse_non_finite(state: Mapping[str, Tensor], source: str) -> None:
 def _faults(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
     """Descriptions of missing, extra and mis-shaped entries and of entries of another kind of dtype."""
     shapes, kinds = [], []
-    for key, ours in expected.items():
-        theirs = given.get(key, ours)
-        if ours.shape != theirs.shape:
-            shapes.append(f"{key} got {tuple(theirs.shape)} expected {tuple(ours.shape)}")
-        if ours.dtype != theirs.dtype and not (ours.is_floating_point() and theirs.is_floating_point()):
-            kinds.append(f"{key} got {theirs.dtype} expected {ours.dtype}")
+    for key, target in expected.items():
+        value = given.get(key, target)
+        if target.shape != value.shape:
+            shapes.append(f"{key} got {tuple(value.shape)} expected {tuple(target.shape)}")
+        if target.dtype != value.dtype and not (target.is_floating_point() and value.is_floating_point()):
+            kinds.append(f"{key} got {value.dtype} expected {target.dtype}")
     missing, extra = [k for k in expected if k not in given], [k for k in given if k not in expected]
     groups = {"missing": missing, "extra": extra, "mis-shaped": shapes, "of another dtype": kinds}
     return [_count(what, names) for what, names in groups.items() if names]

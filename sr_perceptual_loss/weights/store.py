@@ -81,7 +81,7 @@ def locate(name: str, entries: Entries, weights: str | Path, *, remap: Remap, bu
         name: the critic.
         entries: its published weights by tag.
         weights: ``"local"`` (the first tag, from this machine only), a tag (downloads once), or a path.
-        remap: published key layout -> ours, for a conversion after a download.
+        remap: published key layout -> the critic's, for a conversion after a download.
         build: creates the network, for a conversion after a download.
 
     Returns:
@@ -127,7 +127,7 @@ def fetch(name: str, entry: WeightsEntry, *, remap: Remap, build: Build, progres
     Args:
         name: the critic.
         entry: the published file.
-        remap: published key layout -> ours.
+        remap: published key layout -> the critic's.
         build: creates the network that the weights must fit.
         progress: called with a message per stage; by default the logger ``sr_perceptual_loss`` is used.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sr_perceptual_loss.errors import InputError
-from sr_perceptual_loss.lab.data.images import ImageCache
+from sr_perceptual_loss.lab.data.images import ImageCache, check_same_size
 from sr_perceptual_loss.lab.training.config import InputConfig
 from sr_perceptual_loss.lab.training.pairs import ContentPairs, ShuffledPairs, pair_generator
 
@@ -84,9 +84,7 @@ class Samples(Dataset[tuple[Tensor, Tensor, float, int]]):
         """(image, reference, label, index)."""
         pair = self.pairs.pair(self.epoch, index)
         image, reference = self._images.read(pair.image), self._images.read(pair.reference)
-        if image.shape != reference.shape:
-            sizes = " and ".join(f"{i.shape[2]}x{i.shape[1]}" for i in (image, reference))
-            raise InputError(f"{pair.image} and {pair.reference} differ in size (width x height): {sizes}.")
+        check_same_size(image, reference, names=(str(pair.image), str(pair.reference)))
         if self.options.resize is not None:
             image, reference = (resize(i, self.options.resize) for i in (image, reference))
         side, shorter = self.side, min(image.shape[-2:])
