@@ -29,6 +29,8 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 #: Limits that images in 0..255 exceed unless they are nearly black. The values of an untrained network may overshoot
 #: that far, so for sr the mean is checked instead of the maximum.
 HR_MAXIMUM, SR_MEAN = 8.0, 16.0
+#: Calls in which the range is checked.
+CHECKED_CALLS = 3
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -142,6 +144,8 @@ def as_int(name: str, value: object, *, minimum: int = 0) -> int:
     Raises:
         InputError: not a whole number, or below ``minimum``.
     """
+    if type(value) is int and minimum <= value < 2**63:
+        return value  # not through a float, which would round numbers above 2**53
     number = _as_number(name, value, "a whole number such as 10")
     if number != int(number) or number < minimum:
         raise InputError(f"{name}: got {value!r}, expected a whole number >= {minimum}.")
@@ -206,12 +210,11 @@ class RangeCheck:
 
     Args:
         name: name of the critic or loss, for messages.
-        calls: number of calls that check.
     """
 
-    def __init__(self, name: str, calls: int = 3) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.calls_left = calls
+        self.calls_left = CHECKED_CALLS
         self.warned = False
 
     def __call__(self, sr: Tensor, hr: Tensor) -> None:

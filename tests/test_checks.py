@@ -21,6 +21,7 @@ def test_bounds():
     with pytest.raises(InputError, match="x: got -1"):
         as_float("x", -1, minimum=0)
     assert as_int("n", "12") == 12
+    assert as_int("n", 2**53 + 1) == 2**53 + 1
     with pytest.raises(InputError, match="n: got 1.5"):
         as_int("n", 1.5)
     with pytest.raises(InputError, match="n: .*ten"):

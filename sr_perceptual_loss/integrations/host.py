@@ -6,21 +6,23 @@ A new host is one file that imports this one::
         value_range = (-1.0, 1.0)                 # of the images the trainer hands over; the default is (0.0, 1.0)
         how_to_step = "Use model type PerceptualModel, which tells it."
 
-    class PerceptualModel(IterationMixin, TheirModel):
+    class PerceptualModel(IterationMixin, TheirModel):    # the mixin first
         def host_losses(self):
             return {name: loss for name, loss in self.losses.items() if isinstance(loss, HostLoss)}
 
     register_under(their.LOSS_REGISTRY, loss_classes(MyLoss))
     register_under(their.METRIC_REGISTRY, critic_metrics("rgb"))
+    register_under(their.LOSSES, loss_classes(MyLoss), put=their.LOSSES.__setitem__)    # where it is a dict
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import runpy
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from inspect import signature
 from pathlib import Path
@@ -65,44 +67,56 @@ class HostLoss(nn.Module):
         options: the arguments of ``loss_class``, as the option file gives them.
 
     Raises:
-        InputError: unknown key, missing key, or a value that the loss refuses.
+        InputError: unknown key, missing key, or a value that the loss refuses; at class creation a wrong value range.
     """
 
     #: Loss of this package that the class wraps; set by :func:`loss_classes`.
     loss_class: ClassVar[type[PairLoss]]
     #: Arguments that the class fixes, such as the critic of ``haarpsiLoss``.
     preset: ClassVar[dict[str, Any]] = {}
-    #: (low, high) of the images that the trainer hands over; they are mapped to [0, 1].
+    #: (low, high) of the images that the trainer hands over; they are mapped to [0, 1]. Images in another range than
+    #: this one are not noticed unless their scale is far off, such as 0..255.
     value_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     #: How a user lets the loss know the iteration; end of the error message where a schedule needs it.
-    how_to_step: ClassVar[str] = ""
+    how_to_step: ClassVar[str] = "Call loss.step(iteration) before each step."
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        value = cls.value_range
+        numbers = isinstance(value, tuple | list) and [isinstance(number, int | float) for number in value]
+        if numbers != [True, True] or not -math.inf < value[0] < value[1] < math.inf:
+            raise InputError(f"{cls.__name__}.value_range: got {value!r}, expected two numbers, low < high.")
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
         self.check_options(type(self).__name__, options)
         with torch.device("cpu"):
             self.loss = self.loss_class(**self.preset, **options)
-        self._knows_iteration = self.loss.schedule.constant
 
     @classmethod
     def check_options(cls, where: str, options: Mapping[str, Any]) -> None:
         """Raise InputError for an unknown or missing key; ``where`` is what the options belong to, for the message."""
+        if not hasattr(cls, "loss_class"):
+            raise InputError(f"{where} wraps no loss itself: take a class from loss_classes({cls.__name__}).")
         parameters = signature(cls.loss_class).parameters
         check_known_keys(where, options, [name for name in parameters if name not in cls.preset])
         for name, parameter in parameters.items():
             if parameter.default is parameter.empty and name not in {**cls.preset, **options}:
                 hint = f"; one of {', '.join(list_critics())}" if name == "critic" else ""
                 raise InputError(f"{where}: `{name}` is missing{hint}.")
+        if options.get("reduction") == "none":
+            raise InputError(f"{where}: reduction 'none' gives a value per image, but a trainer needs one: use 'mean'.")
 
     @property
     def terms(self) -> dict[str, Tensor]:
-        """Detached values of the last call, for logs: ``loss``, ``score``, ..."""
+        """Detached values for logs: ``loss``, ``score``, ... of the last call; zeros if ``step`` came after it."""
         return self.loss.terms
 
     def step(self, iteration: int) -> None:
         """Set the iteration of the coming optimizer step; the same for all of its micro-batches."""
-        self._knows_iteration = True
         self.loss.step(iteration)
+        # A step that does not call the loss, such as a gated GAN step, must not log the values of an earlier one.
+        self.loss.terms = dict.fromkeys(("loss", *self.loss.term_names), torch.zeros((), device="cpu"))
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """The loss of a batch, a 0-d tensor in float32 or wider.
@@ -115,18 +129,21 @@ class HostLoss(nn.Module):
             InputError: a schedule without an iteration; or the pair is not what the loss takes.
             NonFiniteError: naming this loss.
         """
-        if not self._knows_iteration:
-            raise InputError(
-                f"{self.loss.label}: it has a schedule, but was never told the iteration. {self.how_to_step}"
-            )
-        if self.value_range != (0.0, 1.0):
-            output, target = self._to_unit_range(output), self._to_unit_range(target)
-        with _cpu_as_default():
-            return self.loss(output, target)
+        if self.loss._iteration is None and not self.loss.schedule.constant:
+            raise InputError(f"{self.loss.label}: its schedule was never told the iteration. {self.how_to_step}")
+        sr, hr = self._to_unit_range(output), self._to_unit_range(target)
+        try:
+            with _cpu_as_default():
+                return self.loss(sr, hr)
+        except InputError as error:
+            if sr is output and hr is target:
+                raise
+            note = f"(images were mapped from {self.value_range} to [0, 1] before this check)"
+            raise type(error)(f"{error} {note}") from None
 
     def _to_unit_range(self, image: Tensor) -> Tensor:
         """What is no image is left to the loss, whose error names it."""
-        if not isinstance(image, Tensor) or not image.is_floating_point():
+        if self.value_range == (0.0, 1.0) or not isinstance(image, Tensor) or not image.is_floating_point():
             return image
         low, high = self.value_range
         return (image.to(torch.promote_types(image.dtype, torch.float32)) - low) / (high - low)
@@ -140,15 +157,16 @@ def _cpu_as_default() -> contextlib.AbstractContextManager[Any]:
 class IterationMixin:
     """Mixin over a trainer's model class: sets the iteration of our losses before a step, logs their scores after it.
 
-    A host overrides :meth:`host_losses` and, where it needs to, :meth:`iteration_of` and :meth:`log_score`. Where the
-    step of the trainer has another name, its override calls :meth:`set_iteration` before and :meth:`log_scores` after.
+    The mixin comes first among the bases. A host overrides :meth:`host_losses` and, where it needs to,
+    :meth:`iteration_of`; without a mapping ``log_dict``, :meth:`log_score` too. Where the trainer's step has another
+    name or order of arguments, the override of that step calls it within :meth:`at_iteration`.
     """
 
     log_dict: dict[str, Any]
 
     def host_losses(self) -> Mapping[str, HostLoss]:
         """Our losses in this model, by the name for the log."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}: define host_losses(self) -> our losses by name for the log.")
 
     def iteration_of(self, current_iter: int, *others: Any) -> int:
         """Number of the optimizer step, from the arguments of ``optimize_parameters``."""
@@ -159,7 +177,7 @@ class IterationMixin:
         self.log_dict[f"score_{name}"] = score
 
     def set_iteration(self, iteration: int) -> None:
-        """Give all our losses the number of the coming optimizer step."""
+        """Give all our losses the number of the coming optimizer step; their scores are 0 until they are called."""
         for loss in self.host_losses().values():
             loss.step(iteration)
 
@@ -169,11 +187,17 @@ class IterationMixin:
             if "score" in loss.terms:
                 self.log_score(name, float(loss.terms["score"]))
 
-    def optimize_parameters(self, current_iter: int, *others: Any) -> None:
-        """One step of the host."""
-        self.set_iteration(self.iteration_of(current_iter, *others))
-        super().optimize_parameters(current_iter, *others)  # type: ignore[misc]
+    @contextlib.contextmanager
+    def at_iteration(self, iteration: int) -> Iterator[None]:
+        """Around a step of the host: :meth:`set_iteration` before it, :meth:`log_scores` after it."""
+        self.set_iteration(iteration)
+        yield
         self.log_scores()
+
+    def optimize_parameters(self, current_iter: int, *others: Any) -> Any:
+        """One step of the host, and what it returns."""
+        with self.at_iteration(self.iteration_of(current_iter, *others)):
+            return super().optimize_parameters(current_iter, *others)  # type: ignore[misc]
 
 
 def loss_classes(base: type[HostLoss]) -> dict[str, type[HostLoss]]:
@@ -189,28 +213,28 @@ def loss_classes(base: type[HostLoss]) -> dict[str, type[HostLoss]]:
     """
     kinds: list[tuple[str, type[PairLoss], dict[str, Any]]] = [(cls.__name__, cls, {}) for cls in LOSSES]
     kinds += [(f"{critic}Loss", CriticLoss, {"critic": critic}) for critic in list_critics()]
+    common = {"__module__": base.__module__}
     return {
-        name: type(
-            name,
-            (base,),
-            {"loss_class": cls, "preset": preset, "__doc__": cls.__doc__, "__module__": base.__module__},
-        )
+        name: type(name, (base,), {"loss_class": cls, "preset": preset, "__doc__": cls.__doc__, **common})
         for name, cls, preset in kinds
     }
 
 
-def register_under(registry: Any, parts: Mapping[str, Any]) -> list[str]:
+def register_under(registry: Any, parts: Mapping[str, Any], put: Callable[..., object] | None = None) -> list[str]:
     """Put classes or functions into a host's registry; what an earlier call has put there stays.
 
     A name that is taken by somebody else stays theirs: ours becomes ``SRPL<name>``, with a warning.
 
     Args:
-        registry: the host's registry: ``in``, ``get``, ``register(obj)`` by ``__name__``.
+        registry: the host's registry, with ``in`` and ``get``.
         parts: name -> class or function.
+        put: ``put(name, part)`` registers a part, such as ``registry.__setitem__`` of a dict; by default
+            ``registry.register(part)``, which takes the name from ``part.__name__``.
 
     Returns:
         The names under which they are registered.
     """
+    put = put or (lambda _, part: registry.register(part))
     names = []
     for name, part in parts.items():
         taken = name in registry and getattr(registry.get(name), "__module__", None) != part.__module__
@@ -219,7 +243,7 @@ def register_under(registry: Any, parts: Mapping[str, Any]) -> list[str]:
             if taken:
                 logger.warning("the host has another %s already; ours is registered as %s.", name, final)
             part.__name__ = part.__qualname__ = final
-            registry.register(part)
+            put(final, part)
         names.append(final)
     return names
 
@@ -230,13 +254,14 @@ def critic_metrics(channels: str) -> dict[str, Callable[..., float]]:
     A critic of fixed input size scores the crops that cover the image (:func:`score_whole_image`).
 
     Args:
-        channels: ``rgb`` or ``bgr``, the order in the host's arrays.
+        channels: ``rgb`` or ``bgr``, the order in the host's arrays; any other value is an InputError.
 
     Returns:
         Name -> function ``(img, img2, *, weights, crop_border, device, better)`` with a number as result: ``img`` is
         the SR image and ``img2`` the ground truth, uint8 (H, W, 3) or gray; ``crop_border`` pixels are cut from each
         edge; ``device`` may be ``auto``. The function raises InputError for images that the critic cannot take.
     """
+    check_choice("channels", channels, ("rgb", "bgr"))
     return {f"calculate_{critic}": _metric(critic, channels) for critic in list_critics()}
 
 
@@ -259,10 +284,13 @@ def _metric(critic: str, channels: str) -> Callable[..., float]:
             sr, hr = (_to_tensor(image, role, channels).to(place) for image, role in ((img, "img"), (img2, "img2")))
             if sr.shape != hr.shape:
                 raise InputError(f"img and img2 differ in size: {tuple(sr.shape)} and {tuple(hr.shape)}.")
-            if border:
-                sr, hr = (image[:, border:-border, border:-border] for image in (sr, hr))
+            height, width = sr.shape[1:]
+            if min(height, width) <= 2 * border:
+                raise InputError(f"crop_border: got {border}, which leaves no pixels of {height}x{width}.")
+            sr, hr = (image[:, border : height - border, border : width - border] for image in (sr, hr))
             return score_whole_image(_critic(critic, weights, place), sr, hr, "the validation image")
 
+    metric.__name__ = metric.__qualname__ = f"calculate_{critic}"
     metric.__doc__ = f"{critic} of one image against its ground truth; uint8 (H, W, 3) {channels}; higher is better."
     return metric
 
@@ -277,21 +305,22 @@ def _to_tensor(image: np.ndarray | None, role: str, channels: str) -> Tensor:
     """Uint8 (H, W, 3) or gray -> RGB (3, H, W) in [0, 1]."""
     if image is None:
         raise InputError(f"{role} is missing: critics compare with a ground truth; take the metric out of this set.")
-    if image.dtype != np.uint8:
-        raise InputError(f"{role}: got dtype {image.dtype}, expected uint8 (H, W, 3).")
+    got = f"dtype {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
+    if got != "dtype uint8":
+        raise InputError(f"{role}: got {got}, expected a numpy array of uint8, (H, W, 3) or gray.")
     if image.ndim == 2 or image.shape[2] == 1:
         image = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
     rgb = image if channels == "rgb" else image[:, :, ::-1]
     return torch.from_numpy(np.array(rgb.transpose(2, 0, 1))).float().div_(255)
 
 
-def run_script(script: str, package: str, prepare: Callable[[], object]) -> None:
+def run_script(script: str, package: str, *prepare: Callable[[], object]) -> None:
     """Run a host's start script from the root of its clone, with our parts registered; options are in ``sys.argv``.
 
     Args:
         script: file name in the working directory.
         package: the host's package, a folder beside the script.
-        prepare: imports and registers; called when the working directory is importable.
+        prepare: import and register; called in this order when the working directory is importable.
 
     Raises:
         InstallError: the working directory is no clone of the host.
@@ -305,5 +334,6 @@ def run_script(script: str, package: str, prepare: Callable[[], object]) -> None
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
     sys.argv[0] = str(root / script)
-    prepare()
+    for call in prepare:
+        call()
     runpy.run_path(sys.argv[0], run_name="__main__")

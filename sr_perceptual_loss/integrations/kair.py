@@ -28,6 +28,8 @@ __all__ = ["KAIRLoss", "PerceptualKAIR", "SlotWithLosses", "define_model", "main
 
 #: Prefix of KAIR's attributes -> name of its own loss in our log.
 SLOTS = {"G": "l_pix", "F": "l_feat"}
+#: Prefix in the log -> term of a loss.
+LOGGED = {"l": "loss", "score": "score"}
 #: ``model`` in the JSON -> class that :func:`define_model` wraps.
 MODELS = {"plain": "ModelPlain", "gan": "ModelGAN"}
 
@@ -49,29 +51,32 @@ class SlotWithLosses(nn.Module):
     def __init__(self, stock: nn.Module, losses: Mapping[str, HostLoss], weight: float, stock_name: str) -> None:
         super().__init__()
         self.stock = stock
-        self.names = tuple(losses)
+        self.losses = dict(losses)
         self.members = nn.ModuleList(losses.values())  # a ModuleDict would refuse names such as "type"
         self.weight = weight
         self.stock_name = stock_name
-        self.terms: dict[str, Tensor] = {}
+        self.stock_value = torch.zeros(())
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """Values of the last call since :meth:`step`; zeros where there was none, as in a gated GAN step."""
+        terms = {self.stock_name: self.stock_value}
+        for name, loss in self.losses.items():
+            terms |= {f"{key}_{name}": loss.terms[term] for key, term in LOGGED.items() if term in loss.terms}
+        return terms
 
     def step(self, iteration: int) -> None:
-        """Set the iteration of our losses; the logged values of a gated GAN step, which calls none, are zeros."""
-        for loss in self.members:
-            loss.step(iteration)  # type: ignore[operator]
-        self.terms = {key: torch.zeros_like(value) for key, value in self.terms.items()}
+        """Set the iteration of our losses."""
+        self.stock_value = torch.zeros(())
+        for loss in self.losses.values():
+            loss.step(iteration)
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """0-d value of the slot for (N, 3, H, W) RGB images in [0, 1]; NonFiniteError names one of our losses."""
         total = self.stock(output, target)
-        self.terms = {self.stock_name: total.detach() * self.weight}
-        for name, loss in zip(self.names, self.members, strict=True):
-            value = loss(output, target)
-            total = total + value / self.weight
-            terms: dict[str, Tensor] = loss.terms  # type: ignore[assignment]
-            self.terms[f"l_{name}"] = value.detach()
-            if "score" in terms:
-                self.terms[f"score_{name}"] = terms["score"]
+        self.stock_value = total.detach() * self.weight
+        for loss in self.losses.values():
+            total = total + loss(output, target) / self.weight
         return total
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from sr_perceptual_loss.integrations import host
 
-__all__ = ["IterationMixin", "NeosrLoss", "main", "register", "register_models"]
+__all__ = ["NeosrLoss", "NeosrModelMixin", "main", "register", "register_models"]
 
 
 class NeosrLoss(host.HostLoss):
@@ -27,7 +27,7 @@ class NeosrLoss(host.HostLoss):
     )
 
 
-class IterationMixin(host.IterationMixin):
+class NeosrModelMixin(host.IterationMixin):
     """Schedules follow the iteration that neosr logs.
 
     neosr counts micro-batches; its log divides by ``accumulate``. Under SAM the closure runs twice within one call of
@@ -59,11 +59,13 @@ def register() -> list[str]:
 
 
 def register_models() -> list[str]:
-    """Add ``perceptual_image`` and ``perceptual_otf``: neosr's own models with :class:`IterationMixin`."""
+    """Add ``perceptual_image`` and ``perceptual_otf``: neosr's own models with :class:`NeosrModelMixin`."""
     import_module("neosr.models")
     registry = import_module("neosr.utils.registry").MODEL_REGISTRY
     models = {
-        f"perceptual_{name}": type(f"perceptual_{name}", (IterationMixin, registry.get(name)), {"__module__": __name__})
+        f"perceptual_{name}": type(
+            f"perceptual_{name}", (NeosrModelMixin, registry.get(name)), {"__module__": __name__}
+        )
         for name in ("image", "otf")
         if name in registry
     }
@@ -72,12 +74,7 @@ def register_models() -> list[str]:
 
 def main() -> None:
     """Run ``train.py`` of the clone that is the working directory; all options go to neosr."""
-
-    def prepare() -> None:
-        register()
-        register_models()
-
-    host.run_script("train.py", "neosr", prepare)
+    host.run_script("train.py", "neosr", register, register_models)
 
 
 if __name__ == "__main__":

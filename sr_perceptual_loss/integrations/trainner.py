@@ -11,6 +11,7 @@ target for the bicubic LR; parts of a dict that are not > 0 are dropped; a secon
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -20,7 +21,7 @@ from sr_perceptual_loss.checks import as_float
 from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.integrations import host
 
-__all__ = ["IterationMixin", "TrainnerLoss", "install_models", "main", "register"]
+__all__ = ["TrainnerLoss", "TrainnerModelMixin", "install_models", "main", "register"]
 
 MODELS = ("SRModel", "RealESRGANModel", "RealESRGANPairedModel")
 
@@ -44,7 +45,7 @@ class TrainnerLoss(host.HostLoss):
         self.loss_weight = weight
 
 
-class IterationMixin(host.IterationMixin):
+class TrainnerModelMixin(host.IterationMixin):
     """All micro-batches of an optimizer step get the same iteration.
 
     The trainer counts up with the last micro-batch of a step, so the earlier ones come with the number before.
@@ -84,24 +85,18 @@ def register() -> list[str]:
 
 
 def install_models() -> list[str]:
-    """Put :class:`IterationMixin` over the classes that ``build_model`` uses, and return their names."""
+    """Put :class:`TrainnerModelMixin` over the classes that ``build_model`` uses, and return their names."""
     module = import_module("traiNNer.models")
     for name in MODELS:
         stock = getattr(module, name, None)
-        if stock is not None and not issubclass(stock, IterationMixin):
-            setattr(module, name, type(name, (IterationMixin, stock), {"__module__": __name__}))
+        if stock is not None and not issubclass(stock, TrainnerModelMixin):
+            setattr(module, name, type(name, (TrainnerModelMixin, stock), {"__module__": __name__}))
     return list(MODELS)
 
 
 def main() -> None:
     """Run ``train.py`` of the clone that is the working directory; all options go to traiNNer-redux."""
-
-    def prepare() -> None:
-        import_module("traiNNer.losses")
-        register()
-        install_models()
-
-    host.run_script("train.py", "traiNNer", prepare)
+    host.run_script("train.py", "traiNNer", partial(import_module, "traiNNer.losses"), register, install_models)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ class CriticLoss(PairLoss):
         self._relative, self._rule = card.relative, rule
         self.term_names = ("score", "over_gt_rate") if card.relative else ("score",)
         self.optimises = (card.name,)
-        self._generator = torch.Generator().manual_seed(self.crops.seed)
+        self._generator = torch.Generator().manual_seed(self.crops.seed % 2**63)
 
     @classmethod
     def _check_card(cls, card: CriticCard) -> None:
@@ -129,7 +129,7 @@ class CriticLoss(PairLoss):
     def _crops(self, sr: Tensor, hr: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         if self._iteration is not None:
             # The same boxes whether or not the run was interrupted before this iteration.
-            self._generator.manual_seed(self.crops.seed * 1_000_003 + self._iteration)
+            self._generator.manual_seed((self.crops.seed * 1_000_003 + self._iteration) % 2**63)
         return crop_pairs(sr, hr, self.crops, self._crop_size, self._generator)
 
     def __getstate__(self) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 from sr_perceptual_loss.checks import as_int, check_known_keys
 from sr_perceptual_loss.errors import InputError
@@ -83,7 +83,3 @@ class Schedule:
         if iteration % self.every or (self.end is not None and iteration >= self.end):
             return 0.0
         return self.ramp_factor(iteration)
-
-    def as_dict(self) -> dict[str, object]:
-        """Plain values, for logs."""
-        return asdict(self)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from sr_perceptual_loss.checks import as_float, as_int
+from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.losses.base import PairLoss
 from sr_perceptual_loss.losses.schedule import Schedule
 from sr_perceptual_loss.ops.ssim import ssim_checked
@@ -38,6 +39,8 @@ class SSIMLoss(PairLoss):
     ) -> None:
         super().__init__(loss_weight=loss_weight, reduction=reduction, schedule=schedule)
         self.window = as_int("window", window, minimum=3)
+        if self.window % 2 == 0:
+            raise InputError(f"window: got {self.window}, expected an odd number.")
         self.sigma = as_float("sigma", sigma, minimum=1e-3)
 
     def _values(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

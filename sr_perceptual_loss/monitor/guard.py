@@ -169,6 +169,7 @@ class HackingGuard:
         """
         alarms: list[Alarm] = []
         if self.due(iteration) and (len(sr) or world_size() > 1):
+            check_pair(sr, hr)
             # A rank without images takes part in the means over ranks, with a black image that does not count.
             empty = len(sr) == 0
             x = sr.new_zeros((1, *sr.shape[1:])) if empty else sr[:IMAGES].detach()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sr_perceptual_loss.checks import as_float, check_choice, check_known_keys
 from sr_perceptual_loss.errors import InputError, NonFiniteError
+from sr_perceptual_loss.losses.gradients import gradient_at
 
 __all__ = ["ProbeReport", "probe"]
 
@@ -147,13 +148,10 @@ def _gradient(name: str, loss: PairFunction, sr: Tensor, hr: Tensor) -> tuple[fl
     """Value, and gradient at the SR output as (N, C*H*W)."""
     leaf = sr.detach().float().requires_grad_()
     with torch.enable_grad():
-        value = loss(leaf, hr)
-        (gradient,) = torch.autograd.grad(value, leaf, allow_unused=True)
-    if gradient is None:
-        gradient = torch.zeros_like(leaf)
-    if not (bool(torch.isfinite(value.detach())) and bool(torch.isfinite(gradient).all())):
+        value, gradient = gradient_at(lambda image: loss(image, hr), leaf, leaf, f"probe: {name}")
+    if not (bool(torch.isfinite(value)) and bool(torch.isfinite(gradient).all())):
         raise NonFiniteError(f"probe: {name} or its gradient is NaN or infinite.")
-    return float(value.detach()), gradient.flatten(1)
+    return float(value), gradient.flatten(1)
 
 
 def _factors(norms: Mapping[str, float], shares: Mapping[str, float], reference: str) -> dict[str, float | None]:

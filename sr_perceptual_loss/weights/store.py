@@ -305,7 +305,9 @@ def _check_licence(what: str, licence: str, commercial_use: str) -> None:
     level = os.environ.get("SRPL_REQUIRE_LICENCE", "")
     if level and level not in LICENCE_LEVELS:  # a misspelt level must not disable the check
         raise InputError(f"SRPL_REQUIRE_LICENCE: got {level!r}.{nearest(level, LICENCE_LEVELS)}")
-    if (level and not licence) or (level == "commercial" and commercial_use != "yes"):
+    # Known files without a licence say in that field who has not stated one.
+    stated = bool(licence) and not licence.startswith("not stated")
+    if (level and not stated) or (level == "commercial" and commercial_use != "yes"):
         raise WeightsError(
             f"{what}: licence {licence or 'not stated'}, commercial use: {commercial_use}; SRPL_REQUIRE_LICENCE="
             f"{level} requires {LICENCE_LEVELS[level]}. Use other weights, or unset the variable."

@@ -45,7 +45,7 @@ SCHEDULE = {"start": 1, "ramp": 2, "end": 100, "every": 1}
 #: Good entries to start from: class, options.
 ENTRIES = [
     (CriticLoss, {"critic": "haarpsi", "loss_weight": 0.5, "crops": {"size": 16, "count": 2}, "schedule": SCHEDULE}),
-    (CriticLoss, {"critic": "haarpsi", "form": "hinge", "margin": 0.9, "precision": "bf16"}),
+    (CriticLoss, {"critic": "haarpsi", "form": "hinge", "margin": 0.9, "precision": "fp32"}),
     (
         CriticLoss,
         {

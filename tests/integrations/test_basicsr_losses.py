@@ -117,6 +117,7 @@ def test_basicsr_wrong_slot_says_so(build):
         ({"pixel_opt": L1, "extra_losses": [CRITIC]}, InputError, "train.extra_losses.*`losses`"),
         ({"losses": [CRITIC], "balence": {"type": "grad_norm"}}, InputError, "train.balence.*`balance`"),
         ({"losses": [{"type": "CriticLoss"}]}, InputError, "(?s)critic.*haarpsi"),
+        ({"losses": [{**CRITIC, "reduction": "none"}]}, InputError, r"losses\[0\].*reduction 'none'"),
         ({"losses": [{"type": "LossList", "losses": [L1]}]}, InputError, r"losses\[0\]: a LossList"),
     ],
 )
@@ -125,9 +126,9 @@ def test_bad_yaml(build, train, error, names):
         build("PerceptualSRModel", train)
 
 
-def test_a_loss_that_is_no_number_is_named_in_its_first_step(build):
-    model = build("PerceptualSRModel", {"losses": [{**CRITIC, "reduction": "none"}], "pixel_opt": L1})
-    with pytest.raises(InputError, match=r"'haarpsi'.*\(2,\).*0-d"):
+def test_a_loss_of_basicsr_that_is_no_number_is_named_in_its_first_step(build):
+    model = build("PerceptualSRModel", {"losses": [{**L1, "reduction": "none"}], "pixel_opt": L1})
+    with pytest.raises(InputError, match=r"'l1'.*\(2, 3,.*0-d"):
         model.optimize_parameters(1)
 
 

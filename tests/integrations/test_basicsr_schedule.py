@@ -79,6 +79,8 @@ def test_gated_gan_steps_do_not_shift_a_schedule(build):
     assert [logs[i]["weight_haarpsi"] for i in logs] == [i / 8 for i in range(1, 7)]
     assert [logs[i]["l_g_haarpsi"] != 0 for i in logs] == [i % 2 == 0 for i in range(1, 7)]
     assert logs[4]["l_g_haarpsi"] == pytest.approx(-0.5 * 0.5 * logs[4]["score_haarpsi"], rel=1e-5)
+    assert [logs[i]["score_haarpsi"] for i in (1, 3, 5)] == [0, 0, 0]
+    assert float(model.cri_perceptual.pair_losses["haarpsi"].terms["score"]) == pytest.approx(logs[6]["score_haarpsi"])
     assert all(list(log) == list(logs[1]) for log in logs.values())
 
 

@@ -6,6 +6,7 @@ With the real ones: `SRPL_NEOSR=<clone of neosr>`, `SRPL_TRAINNER=<clone of trai
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -17,7 +18,7 @@ from pairs import make_pair
 
 from sr_perceptual_loss import CriticLoss, InputError, SSIMLoss, create_critic, list_critics
 from sr_perceptual_loss.critics.whole_image import score_whole_image
-from sr_perceptual_loss.errors import InstallError
+from sr_perceptual_loss.errors import InstallError, NonFiniteInputError
 from sr_perceptual_loss.integrations import host
 
 from .host_standins import Registry
@@ -149,6 +150,106 @@ def test_images_in_another_range_are_mapped():
     torch.testing.assert_close(leaf.grad, plain.grad / 2, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("value", [(1.0, 0.0), (0.0, 0.0), (0.0,), 255, "01", (0.0, float("nan")), (None, 1.0)])
+def test_a_wrong_value_range_stops_the_class(value):
+    with pytest.raises(InputError, match=r"WrongLoss\.value_range: got .*" + re.escape(repr(value))):
+        type("WrongLoss", (host.HostLoss,), {"value_range": value})
+
+
+def test_an_error_about_the_range_names_the_mapping():
+    sr, hr = (image * 255 for image in make_pair(2, 48, 48))
+    with pytest.raises(InputError, match=r"0\.\.255.*mapped from \(-1\.0, 1\.0\) to \[0, 1\]"):
+        host.loss_classes(SignedLoss)["haarpsiLoss"]()(sr, hr)
+    with pytest.raises(InputError, match=r"0\.\.255") as error:
+        host.loss_classes(PlainLoss)["haarpsiLoss"]()(sr, hr)
+    assert "mapped" not in str(error.value)
+    with pytest.raises(NonFiniteInputError, match=r"mapped from"):
+        host.loss_classes(SignedLoss)["haarpsiLoss"]()(hr / 255, hr * float("nan"))
+
+
+def test_the_base_class_and_a_value_per_image_are_refused(registry):
+    with pytest.raises(InputError, match=r"loss_classes\(PlainLoss\)"):
+        PlainLoss(loss_weight=1.0)
+    for kind in ("haarpsiLoss", "SSIMLoss"):
+        with pytest.raises(InputError, match=rf"{kind}.*reduction 'none'"):
+            build(registry, kind, reduction="none")
+
+
+def test_a_host_that_says_nothing_about_steps():
+    loss = host.loss_classes(type("QuietLoss", (host.HostLoss,), {}))["SSIMLoss"](schedule={"start": 3})
+    with pytest.raises(InputError, match=r"Call loss\.step\(iteration\) before each step"):
+        loss(*make_pair())
+
+
+def test_registries_of_another_kind():
+    losses = {"SSIMLoss": type("SSIMLoss", (), {"__module__": "theirs.losses"})}
+    for _ in range(2):
+        names = host.register_under(losses, host.loss_classes(PlainLoss), put=losses.__setitem__)
+        assert "SRPLSSIMLoss" in names and {*names, "SSIMLoss"} == set(losses)
+    assert losses["SSIMLoss"].__module__ == "theirs.losses" and issubclass(losses["haarpsiLoss"], PlainLoss)
+
+
+# --- the mixin --------------------------------------------------------------------------------------------------------
+
+
+class Trainer:
+    """Calls its loss in every second step, as a GAN trainer with more discriminator steps does."""
+
+    def __init__(self, **losses):
+        self.losses, self.log_dict = losses, {}
+
+    def optimize_parameters(self, current_iter):
+        self.log_dict = {}
+        return self._step(current_iter)
+
+    def _step(self, current_iter):
+        pair = make_pair(2, 48, 48, seed=current_iter)
+        return [float(loss(*pair)) for loss in self.losses.values() if current_iter % 2 == 0]
+
+    def train_batch(self, batch, iteration):
+        return self._step(iteration)
+
+
+class PerceptualTrainer(host.IterationMixin, Trainer):
+    def host_losses(self):
+        return self.losses
+
+    def train_batch(self, batch, iteration):
+        with self.at_iteration(iteration):
+            return super().train_batch(batch, iteration)
+
+
+@pytest.mark.parametrize(
+    "step", [lambda model, i: model.optimize_parameters(i), lambda model, i: model.train_batch(None, i)]
+)
+def test_a_step_without_the_loss_logs_zero_under_the_same_key(registry, step):
+    model = PerceptualTrainer(
+        haarpsi=build(registry, "haarpsiLoss"), late=build(registry, "SSIMLoss", schedule={"start": 4})
+    )
+    results, logs = {}, {}
+    for i in range(1, 6):
+        results[i], logs[i] = step(model, i), dict(model.log_dict)
+    assert all(list(log) == ["score_haarpsi", "score_late"] for log in logs.values())
+    for i in (1, 3, 5):
+        assert results[i] == [] and set(logs[i].values()) == {0.0}
+    for i in (2, 4):
+        assert logs[i]["score_haarpsi"] == pytest.approx(-results[i][0]) and results[i][0] < 0
+    assert logs[2]["score_late"] == 0 < logs[4]["score_late"]
+    assert logs[2]["score_haarpsi"] != logs[4]["score_haarpsi"]
+
+
+def test_a_step_that_fails_logs_nothing(registry):
+    model = PerceptualTrainer(haarpsi=build(registry, "haarpsiLoss"))
+    with pytest.raises(KeyError), model.at_iteration(1):
+        raise KeyError
+    assert model.log_dict == {}
+
+
+def test_a_mixin_without_losses_names_what_is_missing():
+    with pytest.raises(NotImplementedError, match=r"Unfinished.*host_losses"):
+        type("Unfinished", (host.IterationMixin, Trainer), {})().optimize_parameters(1)
+
+
 # --- metrics ----------------------------------------------------------------------------------------------------------
 
 
@@ -200,6 +301,13 @@ def test_gray_images_are_repeated():
     assert metric(*gray) == metric(*three)
 
 
+def test_channels_and_names_of_metrics():
+    with pytest.raises(InputError, match=r"channels: got 'RGB'.*rgb"):
+        host.critic_metrics("RGB")
+    for name, metric in host.critic_metrics("bgr").items():
+        assert name == metric.__name__ == metric.__qualname__
+
+
 def test_bad_metrics():
     image, metric = as_bytes(pair()[0]), host.critic_metrics("rgb")["calculate_haarpsi"]
     with pytest.raises(InputError, match="img2 is missing"):
@@ -208,6 +316,10 @@ def test_bad_metrics():
         metric(image / 255, image)
     with pytest.raises(InputError, match="differ in size"):
         metric(image, image[:-1])
+    with pytest.raises(InputError, match="img2: got Tensor"):
+        metric(image, torch.from_numpy(image))
+    with pytest.raises(InputError, match="crop_border: got 32.*64x72"):
+        metric(image, image, crop_border=32)
     with pytest.raises(InputError, match="better: got 'lower'"):
         metric(image, image, better="lower")
     with pytest.raises(TypeError, match="crop_boarder"):

@@ -137,9 +137,10 @@ def test_gated_steps_and_schedules_follow_current_step():
     seen = {}
     for step in range(1, 9):
         model.optimize_parameters(step)
-        seen[step] = (float(model.log_dict.get("l_pix", 0)), float(model.log_dict.get("l_haarpsi", 0)))
-    assert [step for step, (pixel, _) in seen.items() if pixel > 0] == [2, 4, 6, 8]
-    assert [step for step, (_, ours) in seen.items() if ours < 0] == [6, 8]
+        seen[step] = [float(model.log_dict[key]) for key in ("l_pix", "l_haarpsi", "score_haarpsi")]
+    assert [step for step, (pixel, _, _) in seen.items() if pixel > 0] == [2, 4, 6, 8]
+    assert [step for step, (_, ours, _) in seen.items() if ours < 0] == [6, 8]
+    assert [step for step, (_, _, score) in seen.items() if score > 0] == [6, 8]
 
 
 def test_nan_stops_before_the_optimizer_by_name():

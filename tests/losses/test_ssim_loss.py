@@ -33,5 +33,6 @@ def test_no_gradient_to_hr():
 
 
 def test_bad_window():
-    with pytest.raises(InputError, match="window"):
-        SSIMLoss(window=2)
+    for window in (2, 10):
+        with pytest.raises(InputError, match="window"):
+            SSIMLoss(window=window)

@@ -291,6 +291,14 @@ def test_states_with_other_keys_are_refused():
         guard.load_state_dict({**state, "anchor": {}})
 
 
+def test_a_wrong_pair_is_named():
+    sr, hr = make_pair(2, 32, 32)
+    guard = HackingGuard()
+    for a, b in ((sr, hr[..., :-1]), (sr[0], hr[0])):
+        with pytest.raises(InputError):
+            guard.step(1, a, b, {"ssim": SSIMLoss()})
+
+
 def test_no_graph_and_no_gradient():
     guard, _ = make_guard()
     sr = BLUR.clone().requires_grad_()

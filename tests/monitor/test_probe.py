@@ -58,6 +58,15 @@ def test_a_loss_without_a_gradient_has_no_factor():
         probe({"a": linear(basis(0)), "dead": lambda sr, hr: sr.sum() * 0}, BATCHES, reference="dead")
 
 
+def test_losses_without_a_graph_or_with_a_shape():
+    sr, hr = make_pair(2, 32, 32)
+    losses = {"ssim": SSIMLoss(), "constant": lambda a, b: torch.tensor(2.0)}
+    report = probe(losses, [(sr, hr)])
+    assert report.norms["constant"] == 0 and report.factors["constant"] is None
+    with pytest.raises(InputError, match=r"per_image.*\(2,\)"):
+        probe({"per_image": lambda a, b: (a - b).abs().mean((1, 2, 3))}, [(sr, hr)])
+
+
 def test_bad_arguments():
     losses = {"a": linear(basis(0)), "b": linear(basis(1))}
     with pytest.raises(InputError, match="'bb'.*'b'"):
