@@ -11,9 +11,10 @@ DEV := $(VENV)/.installed-dev
 demo: $(CORE)
 	$(PY) examples/demo.py
 
-# Two processes of one thread each: files stay whole, so their shared fixtures are made once.
+# Two processes of one thread each: files stay whole, so their shared fixtures are made once. They run in their order:
+# by default the files with few tests come last, and these are the long ones.
 test: $(DEV)
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(DEV)
 	$(VENV)/bin/ruff check .
