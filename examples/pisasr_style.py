@@ -86,7 +86,7 @@ def train(
         if critic is not None:
             critic.step(step)
             loss = loss + critic.from_images(decoded, hr)
-            values.update({f"critic_{k}": v for k, v in critic.terms.items() if k != "judged"})
+            values.update({f"critic_{k}": v for k, v in critic.terms.items() if k != "scored_share"})
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -92,7 +92,7 @@ def train(
             if critic is not None:
                 critic.step(global_step)  # counts optimizer steps: equal in both micro-steps
                 loss = loss + critic(prediction, noisy, timesteps, hr)
-                share = float(critic.terms["judged"])
+                share = float(critic.terms["scored_share"])
                 scored += share
                 values.update(critic_loss=critic.terms["loss"], critic_score=critic.terms["score"] * share)
             accelerator.backward(loss)

@@ -13,8 +13,8 @@ from sr_perceptual_loss.critics.base import Critic
 from sr_perceptual_loss.critics.haarpsi import haarpsi
 from sr_perceptual_loss.critics.texture_stats.bands import pyramid
 from sr_perceptual_loss.lab.evaluation.sr_metrics import psnr, ssim_8bit
-from sr_perceptual_loss.monitor.peaks import spectral_peaks
 from sr_perceptual_loss.ops.lattice import lattice_contrast
+from trials.peaks import spectral_peaks
 
 __all__ = ["PERIODS", "detail", "measure"]
 

@@ -53,7 +53,7 @@ class SizeRule:
         return min(height, width) >= self.minimum and height % self.multiple_of == width % self.multiple_of == 0
 
     def describe(self) -> str:
-        """The rule in words, for messages and tables."""
+        """The rule as text, for messages and tables."""
         if self.fixed is not None:
             return f"exactly {self.fixed}x{self.fixed}"
         multiple = f", multiples of {self.multiple_of}" if self.multiple_of > 1 else ""

@@ -223,7 +223,7 @@ def loss_classes(base: type[HostLoss]) -> dict[str, type[HostLoss]]:
 def register_under(registry: Any, parts: Mapping[str, Any], put: Callable[..., object] | None = None) -> list[str]:
     """Put classes or functions into a host's registry; what an earlier call has put there stays.
 
-    A name that is taken by somebody else stays theirs: ours becomes ``SRPL<name>``, with a warning.
+    A name that is taken stays as it is: ours becomes ``SRPL<name>``, with a warning.
 
     Args:
         registry: the host's registry, with ``in`` and ``get``.

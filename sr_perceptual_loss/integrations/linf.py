@@ -50,7 +50,7 @@ def check_image_grid(coord: Tensor) -> None:
         raise InputError(
             "coord: the points are no image: LINF's default wrapper draws single pixels of the HR crop. Use a wrapper "
             "that cuts crops: 'sr-implicit-downsampled-fast-crop' (with --patch: '...-crop-patch'), or 'srpl-crop'. "
-            "LINF appends '-crop' by itself only where loss_weight.vgg > 0."
+            "LINF appends '-crop' only where loss_weight.vgg > 0."
         )
 
 

@@ -1,4 +1,4 @@
-"""Equation (12) of the Efficient-PBAN paper as printed, and negated. For study only, not for training.
+"""Equation (12) of the Efficient-PBAN paper as printed. For study only, not for training.
 
 With S = SSIM, Q = critic score, D = S + Q the printed loss is alpha*S/D + beta*Q/D = alpha + (beta - alpha)*Q/D. Hence
 
@@ -17,12 +17,10 @@ import math
 import torch
 from torch import Tensor
 
-from sr_perceptual_loss.checks import as_float, check_choice
+from sr_perceptual_loss.checks import as_float
 from sr_perceptual_loss.errors import InputError, NonFiniteError
 
-__all__ = ["EQ12_SIGNS", "check_eq12_weights", "eq12"]
-
-EQ12_SIGNS = ("printed", "table2")
+__all__ = ["check_eq12_weights", "eq12"]
 
 #: alpha and beta closer than this, relative to the larger one, leave nothing but rounding in the gradient.
 EQUAL = 1e-6
@@ -30,13 +28,12 @@ EQUAL = 1e-6
 POLE = 1e-3
 
 
-def check_eq12_weights(alpha: float, beta: float, *, eq12_sign: str = "printed") -> str:
+def check_eq12_weights(alpha: float, beta: float) -> str:
     """Raise an error for weights that make the loss constant; describe the effect of the others.
 
     Args:
         alpha: weight of the distortion ratio, >= 0.
         beta: weight of the perceptual ratio, >= 0.
-        eq12_sign: ``printed``, or ``table2`` (negated: the direction in which the paper's Table 2 moves).
 
     Returns:
         Text of the warning.
@@ -45,32 +42,28 @@ def check_eq12_weights(alpha: float, beta: float, *, eq12_sign: str = "printed")
         InputError: not two finite numbers >= 0, or alpha = beta.
     """
     alpha, beta = as_float("alpha", alpha, minimum=0.0), as_float("beta", beta, minimum=0.0)
-    check_choice("eq12_sign", eq12_sign, EQ12_SIGNS)
     if math.isclose(alpha, beta, rel_tol=EQUAL):
         raise InputError(
             f"eq12: at alpha = beta (got {alpha:g} and {beta:g}) equation (12) is the constant alpha, so its gradient "
             "is identically zero and only rounding noise would train the network. For the paper's 0.5 / 0.5 use "
             "`loss_balance: grad_norm` or `none`."
         )
-    falls = "the critic's score" if (beta > alpha) == (eq12_sign == "printed") else "SSIM"
+    falls = "the critic's score" if beta > alpha else "SSIM"
     return (
-        f"eq12 ({eq12_sign}) raises one score and lowers the other; under Adam only the sign of beta - alpha = "
+        f"eq12 raises one score and lowers the other; under Adam only the sign of beta - alpha = "
         f"{beta - alpha:+g} matters: {falls} will go down. It is for study only; for training use "
         "`loss_balance: grad_norm`."
     )
 
 
-def eq12(
-    distortion_score: Tensor, perceptual_score: Tensor, alpha: float, beta: float, *, eq12_sign: str = "printed"
-) -> Tensor:
-    """(alpha*S + beta*Q) / (S + Q), or its negative for ``eq12_sign="table2"``.
+def eq12(distortion_score: Tensor, perceptual_score: Tensor, alpha: float, beta: float) -> Tensor:
+    """(alpha*S + beta*Q) / (S + Q).
 
     Args:
         distortion_score: S, any shape; higher is better.
         perceptual_score: Q, same shape, positive; higher is better.
         alpha: weight of S, >= 0.
         beta: weight of Q, >= 0; at alpha = beta the gradient is zero.
-        eq12_sign: ``printed`` or ``table2``.
 
     Returns:
         Tensor of the same shape, float32 or wider.
@@ -86,8 +79,7 @@ def eq12(
     s, q = distortion_score.to(dtype), perceptual_score.to(dtype)
     total = s + q
     _check_scores(s.detach(), q.detach())
-    loss = alpha * s / total + beta * q / total
-    return -loss if check_choice("eq12_sign", eq12_sign, EQ12_SIGNS) == "table2" else loss
+    return alpha * s / total + beta * q / total
 
 
 def _check_scores(s: Tensor, q: Tensor) -> None:

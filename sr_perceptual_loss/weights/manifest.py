@@ -23,7 +23,7 @@ class WeightsEntry:
         sha256: full SHA-256 of the published file; empty if its authors publish none (then the hash that the hub states
             is verified, and pinned in the lock file at first use).
         bytes: size of the published file.
-        licence: licence of the weights; empty, or a text that begins with "not stated", if nobody has stated one.
+        licence: licence of the weights; empty, or a text that begins with "not stated", if none is stated.
         training_data: data that they were trained on.
         origin: who made them, in one sentence.
         commercial_use: True, False, or None if it is not stated.

@@ -62,7 +62,7 @@ def entry_of(name: str, entries: Entries, tag: str) -> WeightsEntry:
     """
     if not entries:
         raise WeightsError(
-            f"{name}: nobody has published weights for this critic, so there is nothing to download. Train it, or "
+            f"{name}: no weights are published for this critic, so there is nothing to download. Train it, or "
             f"convert a checkpoint that you have (srpl convert FILE --critic {name}), and give the path of the "
             ".safetensors file. weights: None means random weights, whose scores are meaningless."
         )

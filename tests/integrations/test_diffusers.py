@@ -220,7 +220,9 @@ def test_diffusers_equals_the_sum_written_out(vae, scheduler, batch):
     torch.testing.assert_close(found, total)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-7 * float(wanted.abs().max() + 1))
     assert float(got[0].abs().max()) > 0 and float(got[1].abs().max()) == float(got[3].abs().max()) == 0
-    assert float(latent.terms["judged"]) == 0.5 and float(latent.terms["loss"]) == pytest.approx(float(found.detach()))
+    assert float(latent.terms["scored_share"]) == 0.5 and float(latent.terms["loss"]) == pytest.approx(
+        float(found.detach())
+    )
     assert all(p.grad is None for p in vae.parameters())
 
 
@@ -253,7 +255,7 @@ class NoDecode(torch.nn.Module):
     config = None
 
     def decode(self, z):
-        raise AssertionError("decoded although nothing is judged")
+        raise AssertionError("decoded although nothing is scored")
 
 
 def test_nothing_is_decoded_where_the_weight_is_zero(scheduler, batch):
@@ -264,8 +266,8 @@ def test_nothing_is_decoded_where_the_weight_is_zero(scheduler, batch):
     off.step(3)
     for latent in (above, off):
         value = latent(broken, noisy, timesteps, target)
-        assert float(value.detach()) == 0 and set(latent.terms) == {"loss", "score", "judged"}
-        assert float(latent.terms["judged"]) == 0
+        assert float(value.detach()) == 0 and set(latent.terms) == {"loss", "score", "scored_share"}
+        assert float(latent.terms["scored_share"]) == 0
         (got,) = torch.autograd.grad(value, broken)
         assert float(got.abs().max()) == 0
     assert float(above.from_latents(broken.detach(), target, weights=torch.zeros(4))) == 0
@@ -292,7 +294,7 @@ def test_with_rqi_and_with_ratio_loss(vae, scheduler, batch):
         prediction = noise.clone().requires_grad_()
         latent(prediction, noisy, timesteps, target).backward()
         assert float(prediction.grad[0].abs().max()) > 0 and float(prediction.grad[1].abs().max()) == 0
-        assert key in latent.terms and float(latent.terms["judged"]) == 0.5
+        assert key in latent.terms and float(latent.terms["scored_share"]) == 0.5
 
 
 @pytest.mark.fault(67)
@@ -393,7 +395,7 @@ def test_images_that_the_host_decoded(vae, batch):
     a = latent.from_latents(batch[0], batch[4])
     b = latent.from_images(vae.decode(batch[0] / vae.config.scaling_factor).sample, batch[4])
     torch.testing.assert_close(a, b)
-    assert set(latent.terms) == {"loss", "score", "judged"} and float(latent.terms["judged"]) == 1
+    assert set(latent.terms) == {"loss", "score", "scored_share"} and float(latent.terms["scored_share"]) == 1
 
 
 def test_lora_training_leaves_base_and_vae_alone(vae, scheduler, batch):

@@ -42,25 +42,21 @@ def test_equal_weights_are_refused_and_have_no_gradient(weight):
         assert abs(float(ds)) < 1e-12 and abs(float(dq)) < 1e-12
 
 
-@pytest.mark.parametrize("sign", ["printed", "table2"])
 @pytest.mark.parametrize(("s", "q"), SCORES)
-def test_zero_sum_and_swapping_the_weights_negates(s, q, sign):
+def test_zero_sum_and_swapping_the_weights_negates(s, q):
     for alpha, beta in RATIOS:
-        loss, ds, dq = gradients(s, q, alpha, beta, eq12_sign=sign)
+        loss, ds, dq = gradients(s, q, alpha, beta)
         assert abs(s * float(ds) + q * float(dq)) < 1e-12
         assert float(ds) * float(dq) < 0
-        swapped = gradients(s, q, beta, alpha, eq12_sign=sign)[0]
+        swapped = gradients(s, q, beta, alpha)[0]
         assert abs(abs(float(loss + swapped)) - (alpha + beta)) < 1e-12
 
 
-@pytest.mark.parametrize(("sign", "alpha", "beta", "rises"), [
-    ("printed", 0.1, 0.9, "ssim"), ("printed", 0.9, 0.1, "critic"),
-    ("table2", 0.1, 0.9, "critic"), ("table2", 0.9, 0.1, "ssim"),
-])  # fmt: skip
-def test_which_score_goes_down_and_the_warning_says_so(sign, alpha, beta, rises):
-    _, ds, dq = gradients(0.7, 3.0, alpha, beta, eq12_sign=sign)
+@pytest.mark.parametrize(("alpha", "beta", "rises"), [(0.1, 0.9, "ssim"), (0.9, 0.1, "critic")])  # fmt: skip
+def test_which_score_goes_down_and_the_warning_says_so(alpha, beta, rises):
+    _, ds, dq = gradients(0.7, 3.0, alpha, beta)
     assert (float(-ds) > 0) == (rises == "ssim") and (float(-dq) > 0) == (rises == "critic")
-    sentence = check_eq12_weights(alpha, beta, eq12_sign=sign)
+    sentence = check_eq12_weights(alpha, beta)
     falls = "SSIM" if rises == "critic" else "the critic's score"
     assert f"{falls} will go down" in sentence and "only the sign of beta - alpha" in sentence
 
@@ -85,8 +81,6 @@ def test_scores_for_which_the_ratio_means_nothing(s, q, error, words):
 def test_weights_that_are_refused(alpha, beta, words):
     with pytest.raises(InputError, match=words):
         check_eq12_weights(alpha, beta)
-    with pytest.raises(InputError, match=r"eq12_sign: got 'tabel2'.*table2"):
-        check_eq12_weights(0.9, 0.1, eq12_sign="tabel2")
 
 
 def test_the_ratio_is_formed_in_single_precision_at_least():

@@ -86,10 +86,10 @@ def run(request, numbers, weights):
     with golden.record(critic, modules) as stages:
         scores = critic.score(sr, hr)
     (grad,) = torch.autograd.grad(scores.sum(), sr)
-    reference, judged = ([part.detach() for part in pair] for pair in maps)
+    reference, distorted = ([part.detach() for part in pair] for pair in maps)
     with torch.no_grad():
         target = critic.encode_maps(*reference)
-        swap = critic.compare_maps(*reference, critic.encode_maps(*judged))
+        swap = critic.compare_maps(*reference, critic.encode_maps(*distorted))
         identical = critic.compare_maps(*reference, target)
     return Run(precision, case, scores.detach(), swap, identical, grad, stages)
 

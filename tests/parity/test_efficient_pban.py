@@ -11,7 +11,7 @@ from . import golden
 
 pytestmark = pytest.mark.parity
 
-#: SHA-256 of the judged and of the reference images by size.
+#: SHA-256 of the distorted and of the reference images by size.
 IMAGES = {
     (128, 128): (
         "aece9c0141b7a3c99475d19344cf87f70caf0db275547d82d20ec84682a5fd1a",

@@ -52,17 +52,17 @@ def run(request, numbers):
     sr, hr = (image.to(dtype) for image in golden.pair(SIDE, SIDE))
     sr.requires_grad_()
     features = []
-    # conv0_x1 sees the judged features, then the reference's.
+    # conv0_x1 sees the distorted features, then the reference's.
     handle = critic.conv0_x1.register_forward_pre_hook(lambda _m, inputs: features.append(inputs[0].detach()))
     modules = {stage.split("#")[0] for stage in golden.stage_names(numbers, f"{SIDE}x{SIDE}.half.{request.param}")}
     with golden.record(critic, modules) as stages:
         scores = critic.score(sr, hr)
     handle.remove()
     (grad,) = torch.autograd.grad(scores.sum(), sr)
-    judged, reference = features
-    swap, identical = critic.compare_features(torch.cat([reference, reference]), torch.cat([judged, reference])).split(
-        2
-    )
+    distorted, reference = features
+    swap, identical = critic.compare_features(
+        torch.cat([reference, reference]), torch.cat([distorted, reference])
+    ).split(2)
     return Run(request.param, scores.detach(), swap, identical, grad, stages)
 
 

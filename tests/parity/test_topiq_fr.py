@@ -19,7 +19,7 @@ from . import golden
 
 pytestmark = pytest.mark.parity
 
-#: SHA-256 of the judged and of the reference images by size.
+#: SHA-256 of the distorted and of the reference images by size.
 IMAGES = {
     (224, 224): (
         "4520c8884d3234f09558cf6fdc43ab5f5045a47d275bac6a560595c9224128ea",
@@ -84,9 +84,9 @@ def run(request, critic, numbers):
         scores = network.score(sr, hr)
     handle.remove()
     (grad,) = torch.autograd.grad(scores.sum(), sr)
-    reference, judged = (tuple(level.detach() for level in levels) for levels in features)
+    reference, distorted = (tuple(level.detach() for level in levels) for levels in features)
     with torch.no_grad():
-        swap = network.compare_features(reference, judged)
+        swap = network.compare_features(reference, distorted)
         identical = network.compare_features(reference, reference)
     alone = network.score(sr[1:].detach(), hr[1:]) if precision == "f32" else None
     return Run(precision, request.param, scores.detach(), alone, swap, identical, grad, stages)

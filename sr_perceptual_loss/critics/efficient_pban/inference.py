@@ -85,6 +85,10 @@ class EfficientPBANInference(InferenceForm, EfficientPBAN):
             setattr(self, name, frozen_copy(getattr(critic, name)))
         for name in ("drop11", "drop12", "drop21", "drop22"):
             setattr(self, name, nn.Identity())
+        with torch.no_grad():  # no activation stands between the last two linear layers
+            weight, bias = self.out.weight @ self.fc.weight, self.out.weight @ self.fc.bias + self.out.bias
+        self.fc: Any = nn.Identity()
+        self.out.weight, self.out.bias = frozen_parameter(weight), frozen_parameter(bias)
         with_winograd(self)
         self.to(memory_format=torch.channels_last)
         self.eval()

@@ -74,16 +74,16 @@ class FiniteChecks:
         if not self.deferred:
             self.check()
 
-    def call(self, name: str, function: Callable[[], Tensor], zero: Tensor) -> Tensor:
-        """Call something; in a distributed run its error waits for :meth:`check`, and ``zero`` takes its place."""
+    def call(self, name: str, function: Callable[[], Tensor], zero: Callable[[], Tensor]) -> Tensor:
+        """Call something; in a distributed run its error waits for :meth:`check`, and ``zero()`` takes its place."""
         if not self.collective:
             return function()
         try:
             return function()
         except Exception as error:
-            self._errors[name] = error
-            self._bad[name, "failed"] = torch.ones((), dtype=torch.bool, device=zero.device)
-            return zero
+            self._errors[name], value = error, zero()
+            self._bad[name, "failed"] = torch.ones((), dtype=torch.bool, device=value.device)
+            return value
 
     def check(self, parameters: Iterable[tuple[str, nn.Parameter]] = (), *, collective: bool = True) -> None:
         """Read all flags since the last check: one device sync, and one collective call where ranks must agree.

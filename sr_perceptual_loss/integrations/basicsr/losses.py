@@ -232,7 +232,7 @@ class LossList(nn.Module):
             return self._zero(name, output)
         view = output.view_as(output)
         self.checks.watch(name, view)
-        value = self.checks.call(name, lambda: self._value(name, member, view, gt), self._zero(name, output))
+        value = self.checks.call(name, lambda: self._value(name, member, view, gt), lambda: self._zero(name, output))
         self.checks.record(name, value)
         return value
 

@@ -1,7 +1,7 @@
 """BasicSR models with a list of losses: one mixin over BasicSR's own classes, no copy of their training step.
 
 What the mixin adds: ``train.losses`` with a log value per entry on every rank and step, finite checks before each
-optimizer step, ``train.guard``, errors for keys that nobody would read, and the state of losses and guard on resume.
+optimizer step, ``train.guard``, errors for unknown keys, and the state of losses and guard on resume.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SLOT_NAMES = {"cri_pix": "pixel_opt", "cri_gan": "gan_opt", "cri_ldl": "ldl_opt"
 OWN_KEYS = ("losses", "balance", "guard")
 OTHER_NAMES = dict.fromkeys(("loss_opt", "losses_opt", "extra_losses"), "losses")
 OTHER_NAMES |= dict.fromkeys(("guard_opt", "hacking_guard"), "guard")
-#: Defaults of ``train.guard``. Adversarial training trades fidelity for texture by itself, hence its tolerance.
+#: Defaults of ``train.guard``. Adversarial training trades fidelity for texture, hence its tolerance.
 GUARD: dict[str, Any] = {"every": 200, "action": "warn"}
 GAN_GUARD = {**GUARD, "tolerance": 3.0}
 

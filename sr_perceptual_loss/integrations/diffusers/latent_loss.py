@@ -56,7 +56,7 @@ class LatentLoss:
     Attributes:
         loss: the loss.
         terms: detached 0-d tensors of the last call, for logs; the same keys in every call: ``loss`` as returned, the
-            loss's own terms (means over the samples used, 0 if none) and ``judged``, their share of the batch.
+            loss's own terms (means over the samples used, 0 if none) and ``scored_share``, their share of the batch.
 
     Raises:
         InputError: at construction, for every wrong argument.
@@ -197,7 +197,7 @@ class LatentLoss:
                 "limit, or use loss_balance='none'."
             )
         zero = latents[:0].sum().to(torch.promote_types(latents.dtype, torch.float32))
-        self.terms = {name: zero.detach() for name in ("loss", *self.loss.term_names, "judged")}
+        self.terms = {name: zero.detach() for name in ("loss", *self.loss.term_names, "scored_share")}
         return zero
 
     def _decoded(self, latents: Tensor, target: Tensor, weights: Tensor, count: int) -> Tensor:
@@ -222,7 +222,7 @@ class LatentLoss:
         else:
             value = value * (float(weights.sum()) / max(count, 1))
         terms = {name: self.loss.terms[name] for name in self.loss.term_names}
-        self.terms = {"loss": value.detach(), **terms, "judged": torch.tensor(len(images) / max(count, 1))}
+        self.terms = {"loss": value.detach(), **terms, "scored_share": torch.tensor(len(images) / max(count, 1))}
         return value
 
     def _check_range(self, target: Tensor) -> None:

@@ -134,7 +134,7 @@ def decode_latents(vae: nn.Module, latents: Tensor, *, micro_batch: int = 1, che
         micro_batch: images decoded at once. It limits the working memory; it limits what is saved for the backward pass
             only with ``decoder`` or ``both``.
         checkpoint: what is recomputed in the backward pass instead of being kept: ``none``; ``blocks``: each block of
-            the decoder by itself; ``decoder``: all of it, one micro-batch at a time; ``both``: only the latents are
+            the decoder itself; ``decoder``: all of it, one micro-batch at a time; ``both``: only the latents are
             kept, and one block at a time is recomputed (twice).
 
     Returns:
@@ -246,7 +246,7 @@ def _checkpointed_blocks(vae: Any) -> Iterator[None]:
             f"checkpoint: the decoder of {type(vae).__name__} has no mid_block and up_blocks; use checkpoint='decoder' "
             "or 'none'."
         )
-    # A forward that somebody put on the instance (offloading hooks do) is put back.
+    # A forward that was set on the instance (offloading hooks do that) is restored.
     before = [block.__dict__.get("forward") for block in blocks]
     try:
         for block in blocks:

@@ -193,6 +193,6 @@ def _check_connected(names: Sequence[str], choices: Sequence[tuple[int, int]]) -
         "{" + ", ".join(name for name, g in zip(names, group_of, strict=True) if g == i) + "}" for i in range(groups)
     ]
     raise InputError(
-        f"votes: nobody compared items of {' with items of '.join(parts[:5])}, so their scores cannot be compared; "
+        f"votes: no vote compares items of {' with items of '.join(parts[:5])}, so their scores cannot be compared; "
         "collect votes between the groups, or fit each group alone."
     )

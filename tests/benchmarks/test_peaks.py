@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from trials.peaks import spectral_peaks
 
 from sr_perceptual_loss import InputError
-from sr_perceptual_loss.monitor.peaks import spectral_peaks
 from sr_perceptual_loss.monitor.spectrum import periodic_excess
 
 
