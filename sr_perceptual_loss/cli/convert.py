@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,7 +25,9 @@ def convert(
     out: Annotated[
         Path | None, typer.Option(help="File to write; default the store for a published file, else beside it.")
     ] = None,
-    key: Annotated[str | None, typer.Option(help="Key of the checkpoint under which the weights are.")] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Key of the checkpoint under which the weights are, KEY.KEY if nested.")
+    ] = None,
     config: Annotated[
         list[str] | None, typer.Option(help="Constructor argument, such as normalisation=raw; repeatable.")
     ] = None,
@@ -45,6 +48,7 @@ def convert(
     from sr_perceptual_loss.critics.registry import critic_class, which_critic
     from sr_perceptual_loss.weights import convert as conversion
     from sr_perceptual_loss.weights import store
+    from sr_perceptual_loss.weights.file import existing_file, sha256_of
     from sr_perceptual_loss.weights.manifest import ADVICE
 
     card, cls = get_card(critic), critic_class(critic)
@@ -54,29 +58,37 @@ def convert(
         raise InputError(f"--{'backbone' if backbone else 'seed'}: only with --warm-start; add it or leave it out.")
     arguments = _arguments(cls, config or [])
     files = {part: Path(file) for part, file in _assignments("--backbone", backbone or [], "PART=FILE").items()}
-    # A published file is recognised by its name; its hash is checked where one is known.
-    published = [e for e in card.weights.values() if e.repo_id and Path(e.filename).name == checkpoint.name]
+    entry = store.published(critic, card.weights, existing_file(checkpoint))
+    known = entry and store.known_hash(critic, entry) == sha256_of(existing_file(checkpoint))
     if warm_start:
         target = _target(checkpoint, out, "-warm_start")
         report = conversion.warm_start(
             checkpoint, partial(cls, **arguments), target, key=key, backbones=files, seed=seed, suggest=which_critic
         )
-    elif published and not out and not arguments:
-        report = store.install(critic, published[0], checkpoint, cls(), key=key, suggest=which_critic)
+    elif entry and not out and not arguments:
+        report = store.install(critic, entry, checkpoint, cls(), key=key, suggest=which_critic)
     else:
-        target = _target(checkpoint, out, "")
-        report = conversion.convert(checkpoint, cls(**arguments), target, key=key, suggest=which_critic)
+        target, facts = _target(checkpoint, out, ""), entry if known else None
+        report = conversion.convert(checkpoint, cls(**arguments), target, key=key, suggest=which_critic, entry=facts)
     log(
         f"{critic}: {report.entries - len(report.random)} of {report.entries} entries"
         + (f", taken from '{report.wrapper}'" if report.wrapper else "")
+        + (f" (also there, with other values: {', '.join(report.others)})" if report.others else "")
         + "".join(f", {part}={file}" for part, file in files.items())
         + (f"; {len(report.dropped)} unused ones left out" if report.dropped else "")
         + (f"; random (seed {seed}): {conversion.summary(report.random) or 'none'}" if warm_start else "")
-        + f"; the checkpoint's SHA-256 is {report.source_sha256}"
+        + f"; the checkpoint's SHA-256 is {report.source_sha256}, "
+        + (
+            f"that of the published file '{entry.tag}'"
+            if entry and known
+            else "which is no published hash that is known"
+        )
     )
+    if entry and not known and report.out == store.place(critic, entry):
+        log(f"{critic}: that it is the published file '{entry.tag}' is your word: its name says so, no hash is known.")
     if warm_start:
         log(f"{ADVICE.get(critic, '')} {conversion.MUST_BE_TRAINED}; until then its scores are meaningless.".lstrip())
-    typer.echo(f"{report.out}\t{report.sha256}")
+    typer.echo(os.fsencode(f"{report.out}\t{report.sha256}"))  # any name, whatever the terminal's encoding
 
 
 def _target(checkpoint: Path, out: Path | None, ending: str) -> Path:

@@ -6,6 +6,7 @@ Nothing is ever unpickled. A file is written under a temporary name and moved in
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import hashlib
 import json
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -26,7 +28,7 @@ from sr_perceptual_loss.errors import InputError, WeightsError
 from sr_perceptual_loss.weights.manifest import COMMERCIAL_USE
 from sr_perceptual_loss.weights.matching import Storable, Suggest, load_state, refuse_non_finite, stored_entries
 
-__all__ = ["WeightsFile", "atomic_path", "load_weights", "read", "save", "sha256_of"]
+__all__ = ["WeightsFile", "atomic_path", "existing_file", "load_weights", "read", "save", "sha256_of"]
 
 SUFFIX = ".safetensors"
 FORMAT = "1"
@@ -65,7 +67,7 @@ def read(path: str | Path) -> WeightsFile:
     Raises:
         WeightsError: not found, not of this package, damaged, or a format that could run code when opened.
     """
-    path = as_path(path)
+    path = existing_file(path)
     first_bytes(path)
     if path.suffix != SUFFIX:
         raise WeightsError(
@@ -93,19 +95,64 @@ def unpack(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
+        if "UTF-8" in str(error):
+            raise WeightsError(f"{path}: safetensors opens only names in UTF-8: rename it and its folders.") from None
         raise WeightsError(
             f"{path}: is not a whole safetensors file ({error}): truncated, damaged, or another format under this "
             "name. Delete it and fetch or convert it again."
         ) from None
 
 
+def existing_file(value: str | Path) -> Path:
+    """The path of an existing file; a name with composed accents is also found if the disk has it decomposed.
+
+    Raises:
+        WeightsError: no such file, or a folder, a pipe, a device or a broken link.
+    """
+    path = as_path(value)
+    with contextlib.suppress(OSError, ValueError):  # no access, or a text that no file name can be
+        if path.is_file() or (path := _spelled(path)).is_file():
+            return path
+    raise WeightsError(f"{path}: {_absence(path)}. Give the path of an existing file, or a tag (see: srpl list).")
+
+
+def _spelled(path: Path) -> Path:
+    """The path with its accents as on the disk: macOS decomposes them, keyboards compose them."""
+    found = Path(path.anchor)
+    for part in path.parts[1:] if path.anchor else path.parts:
+        if not (found / part).exists():
+            names = sorted(entry.name for entry in found.iterdir())
+            part = next((n for n in names if normalize("NFC", n) == normalize("NFC", part)), part)
+        found /= part
+    return found
+
+
+def _absence(path: Path) -> str:
+    """Why a path is not that of a file."""
+    try:
+        if path.is_dir():
+            return "is a folder"
+        if path.exists():
+            return "is a pipe or a device"
+        if path.is_symlink():
+            return f"no such file: a link to {path.readlink()}, which does not exist"
+        close = difflib.get_close_matches(path.name, (entry.name for entry in path.absolute().parent.iterdir()), n=1)
+        hint = f"; beside it there is {close[0]!r}" if close else ""
+        hint += "; '\\' is a part of names here, write '/' between folders" if "\\" in path.name else ""
+        return f"no such file (in {path.absolute().parent}{hint})"
+    except FileNotFoundError:
+        return "no such file (its folder does not exist)"
+    except (OSError, ValueError) as error:
+        return f"no such file ({error})"
+
+
 def first_bytes(path: Path) -> bytes:
-    """First bytes of a file that may hold weights; raises an error if it is missing, a folder, empty or a web page."""
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "no such file"
-        raise WeightsError(f"{path}: {what}. Give the path of an existing file, or a tag (see: srpl list).")
-    with path.open("rb") as file:
-        head = file.read(512)
+    """First bytes of a file that may hold weights; raises an error if it is no file, empty, or known to be a text."""
+    try:
+        with existing_file(path).open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror}). Check its permissions (chmod).") from None
     if not head:
         raise WeightsError(f"{path}: is empty (0 bytes), probably an interrupted download or copy. Get it again.")
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -114,6 +161,8 @@ def first_bytes(path: Path) -> bytes:
             f"{path}: is a web page (HTML), an error or login page that was saved instead of the file. Download the "
             "file itself (on the hub: the /resolve/ address, not /blob/)."
         )
+    if start.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"{path}: is a pointer of Git LFS, not the file that it stands for. Get it: git lfs pull")
     return head
 
 
@@ -150,6 +199,8 @@ def save(
     path = as_path(path)
     if path.suffix != SUFFIX:
         raise InputError(f"{path}: got the suffix {path.suffix!r}, expected a file name that ends in {SUFFIX}.")
+    if os.fsencode(path) != os.fsencode(path).decode("utf-8", "replace").encode():
+        raise WeightsError(f"{path}: safetensors opens only names in UTF-8; name another file (--out FILE).")
     metadata = {
         "srpl.format": FORMAT,
         "srpl.critic": critic.card.name,
@@ -166,6 +217,8 @@ def save(
     refuse_non_finite(state, f"{critic.card.name} (not saved)")
     # Cloned, since safetensors refuses tensors that share their storage.
     state = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+    # A file name may have bytes that no text can hold, such as those of another encoding.
+    metadata = {key: value.encode("utf-8", "backslashreplace").decode() for key, value in metadata.items()}
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata=metadata)
     return sha256_of(path)
@@ -221,6 +274,8 @@ def _sha256(path: Path, *_: int) -> str:
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path``: moved over it if the block succeeds, removed if it fails (WeightsError)."""
     path = path.resolve()  # a link stays a link; the file that it points to is replaced
+    if path.exists() and not path.is_file():
+        raise WeightsError(f"{path}: cannot be written: it is a folder, a pipe or a device. Name a file.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,8 +17,8 @@ class WeightsEntry:
 
     Attributes:
         tag: value of ``weights=`` that selects it, for instance ``official``.
-        repo_id: Hugging Face repository.
-        filename: file in the repository.
+        repo_id: Hugging Face repository; empty for a file that is part of this package.
+        filename: file in the repository, or in the folder ``sr_perceptual_loss``.
         revision: commit to download; a branch name is resolved to a commit at first use and pinned in the lock file.
         sha256: full SHA-256 of the published file; empty if its authors publish none (then the hash that the hub states
             is verified, and pinned in the lock file at first use).
@@ -41,9 +41,14 @@ class WeightsEntry:
     commercial_use: bool | None
 
     @property
+    def bundled(self) -> bool:
+        """Whether the file is part of this package, in our format; it is never downloaded or converted."""
+        return not self.repo_id
+
+    @property
     def url(self) -> str:
-        """Address of the file."""
-        return f"https://huggingface.co/{self.repo_id}/resolve/{self.revision}/{self.filename}"
+        """Address of the file; empty for a bundled one."""
+        return "" if self.bundled else f"https://huggingface.co/{self.repo_id}/resolve/{self.revision}/{self.filename}"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from sr_perceptual_loss.errors import WeightsError
 
 __all__ = ["Storable", "Suggest", "drop_aliases", "load_state", "refuse_non_finite", "stored_entries"]
 
+#: Ending of the names of batch norm's counters.
+COUNTER = "num_batches_tracked"
 #: Names the critic that a set of keys looks like, or None; for messages.
 Suggest = Callable[[Collection[str]], "str | None"]
 
@@ -74,6 +76,8 @@ def load_state(
 ) -> None:
     """Load entries into a critic; all must be present, finite and of the right shape, and no others may exist.
 
+    Counters of batches (``num_batches_tracked``) never influence a score: they may be absent or floating, as in torch.
+
     Args:
         critic: its weights are overwritten, only after all checks have passed.
         state: entries in the critic's layout; aliases may be left out. Other floating dtypes are converted.
@@ -87,6 +91,8 @@ def load_state(
     name = critic.card.name
     expected = stored_entries(critic)
     given = drop_aliases(state, critic.aliases, source)
+    # As in torch, since version 0.3 saved numbers with one dimension.
+    given |= {k: given[k][0] for k, v in expected.items() if k in given and v.dim() == 0 and given[k].shape == (1,)}
     faults = _faults(given, expected)
     if faults:
         better = suggest(state.keys()) if suggest else None
@@ -98,7 +104,7 @@ def load_state(
             "constructor arguments of the file." + (incomplete if only_missing else "")
         )
     # Checked after the cast, since a float64 value may be too large for the parameter's dtype.
-    cast = {key: given[key].to(value.dtype) for key, value in expected.items()}
+    cast = {key: given.get(key, value).to(value.dtype) for key, value in expected.items()}
     refuse_non_finite(cast, source)
     for duplicate, kept in critic.aliases:
         cast |= {duplicate + key.removeprefix(kept): value for key, value in cast.items() if key.startswith(kept)}
@@ -122,9 +128,11 @@ def _faults(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list
         value = given.get(key, target)
         if target.shape != value.shape:
             shapes.append(f"{key} got {tuple(value.shape)} expected {tuple(target.shape)}")
-        if target.dtype != value.dtype and not (target.is_floating_point() and value.is_floating_point()):
+        real = value.is_floating_point() and (target.is_floating_point() or key.endswith(COUNTER))
+        if target.dtype != value.dtype and not real:
             kinds.append(f"{key} got {value.dtype} expected {target.dtype}")
-    missing, extra = [k for k in expected if k not in given], [k for k in given if k not in expected]
+    missing = [k for k in expected if k not in given and not k.endswith(COUNTER)]
+    extra = [k for k in given if k not in expected]
     groups = {"missing": missing, "extra": extra, "mis-shaped": shapes, "of another dtype": kinds}
     return [_count(what, names) for what, names in groups.items() if names]
 

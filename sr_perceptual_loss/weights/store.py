@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 import shutil
@@ -17,41 +16,50 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
-from sr_perceptual_loss.checks import as_path, nearest
+from sr_perceptual_loss.checks import nearest
 from sr_perceptual_loss.errors import InputError, WeightsError
-from sr_perceptual_loss.weights.convert import ConversionReport, Remap, convert
-from sr_perceptual_loss.weights.file import SUFFIX, atomic_path, read, sha256_of
+from sr_perceptual_loss.weights.checkpoint import Remap
+from sr_perceptual_loss.weights.convert import ConversionReport, convert
+from sr_perceptual_loss.weights.file import existing_file, read, sha256_of
 from sr_perceptual_loss.weights.manifest import COMMERCIAL_USE, WeightsEntry
 from sr_perceptual_loss.weights.matching import Storable, Suggest, load_state
+from sr_perceptual_loss.weights.records import (
+    BY_USER,
+    Pin,
+    compare,
+    home,
+    known_hash,
+    on_this_machine,
+    origin,
+    pin_of,
+    place,
+    write_pin,
+)
 
-__all__ = ["entry_of", "fetch", "home", "install", "load_state", "locate", "on_this_machine", "place", "read"]
+__all__ = [
+    "BY_USER",
+    "entry_of",
+    "fetch",
+    "home",
+    "install",
+    "known_hash",
+    "load_state",
+    "locate",
+    "on_this_machine",
+    "origin",
+    "place",
+    "published",
+    "read",
+]
 
 logger = logging.getLogger("sr_perceptual_loss")
 
-PINS = "weights.lock.json"
 #: Value of SRPL_REQUIRE_LICENCE -> requirement on weights, for messages.
 LICENCE_LEVELS = {"stated": "a stated licence", "commercial": "a licence that allows commercial use"}
 
 Entries = Mapping[str, WeightsEntry]
 Build = Callable[[], Storable]
 Progress = Callable[[str], None]
-
-
-def home() -> Path:
-    """Folder of the store: ``$SRPL_HOME``, or ``sr_perceptual_loss`` in the user's cache; read at every call."""
-    if os.environ.get("SRPL_HOME"):
-        return as_path(os.environ["SRPL_HOME"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sr_perceptual_loss"
-
-
-def place(name: str, entry: WeightsEntry) -> Path:
-    """Path of the converted file of an entry, whether it exists or not."""
-    return home() / "weights" / f"{name}-{entry.tag}{SUFFIX}"
-
-
-def on_this_machine(name: str, entry: WeightsEntry) -> bool:
-    """Whether the converted file of an entry exists; it is not read."""
-    return place(name, entry).is_file()
 
 
 def entry_of(name: str, entries: Entries, tag: str) -> WeightsEntry:
@@ -96,7 +104,7 @@ def locate(name: str, entries: Entries, weights: str | Path, *, remap: Remap, bu
         raise WeightsError(f"{name}: weights: got {weights!r}, expected 'local', a tag, a path, or None.")
     tag = weights if isinstance(weights, str) else ""
     entry = entry_of(name, entries, next(iter(entries), "")) if tag == "local" else entries.get(tag)
-    if entry and tag == "local" and not on_this_machine(name, entry):
+    if entry and tag == "local" and not entry.bundled and not on_this_machine(name, entry):
         raise WeightsError(
             f"{_absent(name, entry, 'are not on this machine, and weights=local never downloads')} To download them "
             f"once: srpl fetch {name} (YAML: weights: {entry.tag}). weights: None means random weights, whose scores "
@@ -104,19 +112,17 @@ def locate(name: str, entries: Entries, weights: str | Path, *, remap: Remap, bu
         )
     if entry:
         return fetch(name, entry, remap=remap, build=build)
-    path, exists = as_path(weights), False
-    with contextlib.suppress(OSError, ValueError):  # a text that is no valid file name
-        exists = path.exists()
-    if exists:
-        header = read(path).metadata if os.environ.get("SRPL_REQUIRE_LICENCE") else {}
+    try:
+        path = existing_file(weights)
+    except WeightsError as error:
+        if tag and Path(tag).name == tag and not Path(tag).suffix and "no such file" in str(error):
+            entry_of(name, entries, tag)
+        known = ", ".join(entries) or "this critic has none"
+        raise WeightsError(f"{name}: no weights: {error} Known besides files: 'local', or a tag ({known}).") from None
+    if os.environ.get("SRPL_REQUIRE_LICENCE"):
+        header = read(path).metadata
         _check_licence(str(path), header.get("srpl.licence", ""), header.get("srpl.commercial_use", "unknown"))
-        return path
-    if path.name == tag and not path.suffix:
-        entry_of(name, entries, tag)
-    raise WeightsError(
-        f"{name}: no file {path} (looked in {Path.cwd()}). Give the path of an existing .safetensors file, "
-        f"'local', or a tag ({', '.join(entries) or 'this critic has none'})."
-    )
+    return path
 
 
 def fetch(name: str, entry: WeightsEntry, *, remap: Remap, build: Build, progress: Progress | None = None) -> Path:
@@ -138,12 +144,14 @@ def fetch(name: str, entry: WeightsEntry, *, remap: Remap, build: Build, progres
         WeightsError: offline, another file than the pinned one, or weights that do not fit.
     """
     _check_licence(f"{name}: the weights '{entry.tag}'", entry.licence, COMMERCIAL_USE[entry.commercial_use])
-    if on_this_machine(name, entry):
+    if entry.bundled or on_this_machine(name, entry):
+        if origin(name, entry) == BY_USER:
+            logger.warning("%s: weights '%s' are %s (%s)", name, entry.tag, BY_USER, place(name, entry))
         return _verified(name, entry)
     with _workspace() as folder:
         if on_this_machine(name, entry):  # another process has fetched it in the meantime
             return _verified(name, entry)
-        pin = _pins().get(_key(name, entry))
+        pin = pin_of(name, entry)
         # Read at every call, since huggingface_hub reads these variables only when it is imported.
         for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
             if os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE"):
@@ -164,18 +172,26 @@ def install(
 ) -> ConversionReport:
     """Convert a checkpoint that was downloaded by hand and store it as :func:`fetch` does.
 
+    If no hash of the published file is known, the header of the stored file says that it is the user's.
     The arguments are those of :func:`fetch` and ``convert``. Returns the report of the conversion.
 
     Raises:
         WeightsError: the file is not the published one, or does not fit the critic.
     """
-    path = as_path(path)
+    path = existing_file(path)
     with _workspace() as folder:
-        pin = _pins().get(_key(name, entry))
-        if path.is_file():
-            _compare(name, entry, sha256_of(path), path.name, pin)
-        report = convert(path, critic, folder / "converted.safetensors", key=key, suggest=suggest, entry=entry)
+        pin = pin_of(name, entry)
+        compare(name, entry, sha256_of(path), path.name, pin)
+        facts = entry if known_hash(name, entry) else dataclasses.replace(entry, origin="")
+        report = convert(path, critic, folder / "converted.safetensors", key=key, suggest=suggest, entry=facts)
         return _pin_and_move(name, entry, path, pin.revision if pin else "", report)
+
+
+def published(name: str, entries: Entries, path: Path) -> WeightsEntry | None:
+    """The entry that a file is by its hash, or by its name where no hash of the published file is known."""
+    sha256, own = sha256_of(path), [entry for entry in entries.values() if not entry.bundled]
+    by_name = [entry for entry in own if Path(entry.filename).name == path.name]
+    return next((entry for entry in own if known_hash(name, entry) == sha256), by_name[0] if by_name else None)
 
 
 @contextlib.contextmanager
@@ -209,7 +225,7 @@ def _download(name: str, entry: WeightsEntry, pin: Pin | None, folder: Path) -> 
         stated = get_hf_file_metadata(hf_hub_url(entry.repo_id, entry.filename, revision=revision))
         commit, etag = stated.commit_hash or revision, stated.etag or ""
         if len(etag) == 64:  # for large files the hub states the SHA-256, for small ones another hash
-            _compare(name, entry, etag, f"{entry.repo_id} on the hub", pin)
+            compare(name, entry, etag, f"{entry.repo_id} on the hub", pin)
         checkpoint = Path(hf_hub_download(entry.repo_id, entry.filename, revision=commit, local_dir=folder))
     except WeightsError:
         raise
@@ -222,7 +238,7 @@ def _download(name: str, entry: WeightsEntry, pin: Pin | None, folder: Path) -> 
             f"{name}: the download of {entry.url} is damaged: got SHA-256 {sha256}, the hub stated {etag}. It was "
             f"deleted; try again: srpl fetch {name}"
         )
-    _compare(name, entry, sha256, f"the download of {entry.url}", pin)
+    compare(name, entry, sha256, f"the download of {entry.url}", pin)
     return checkpoint, commit
 
 
@@ -232,66 +248,26 @@ def _pin_and_move(
     """Record the hashes, then move the converted file to its place, so that no fetched file is without a record."""
     target, size = place(name, entry), checkpoint.stat().st_size
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    pin = Pin(entry.repo_id, entry.filename, commit, report.source_sha256, size, now, target.name, report.sha256)
-    pins = {key: dataclasses.asdict(value) for key, value in {**_pins(), _key(name, entry): pin}.items()}
-    with atomic_path(home() / PINS) as temporary:
-        temporary.write_text(json.dumps({"format": 1, "weights": pins}, indent=2, sort_keys=True) + "\n", "utf-8")
+    source = entry.repo_id, entry.filename, commit, report.source_sha256, size
+    write_pin(name, entry, Pin(*source, now, target.name, report.sha256))
     report.out.replace(target)
     return dataclasses.replace(report, out=target)
 
 
-@dataclasses.dataclass(frozen=True)
-class Pin:
-    """One published file as it was at its first download; an entry of ``weights.lock.json``."""
-
-    repo: str
-    filename: str
-    revision: str  # commit; empty if it was downloaded by hand
-    sha256: str  # of the published file, like `bytes`
-    bytes: int
-    time: str  # of the conversion, ISO 8601 in UTC
-    file: str  # name of our converted file
-    file_sha256: str
-
-
-def _pins() -> dict[str, Pin]:
-    path = home() / PINS
-    try:
-        return {key: Pin(**record) for key, record in json.loads(path.read_bytes())["weights"].items()}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(
-            f"{path}: damaged ({type(error).__name__}: {error}). It records which published files this machine trusts: "
-            "repair it, or delete it to trust the next downloads."
-        ) from None
-
-
-def _key(name: str, entry: WeightsEntry) -> str:
-    return f"{name}-{entry.tag}"
-
-
-def _compare(name: str, entry: WeightsEntry, sha256: str, what: str, pin: Pin | None) -> None:
-    """Raise an error if the hash of a published file is not the one of the manifest or of the pin."""
-    start = f"{name}: {what} has SHA-256 {sha256}, but this"
-    end = "It is another file under the same name and was not used. If"
-    if entry.sha256 and sha256 != entry.sha256:
-        raise WeightsError(
-            f"{start} version of the package pins {entry.sha256}. {end} its authors published a new one, upgrade the "
-            f"package, or convert it to another path: srpl convert FILE --critic {name} --out MINE{SUFFIX}"
-        )
-    if pin and sha256 != pin.sha256:
-        raise WeightsError(
-            f"{start} machine pinned {pin.sha256} at first use ({pin.time}). {end} you trust the new one, remove the "
-            f"entry '{_key(name, entry)}' from {home() / PINS}, delete {place(name, entry)} and try again."
-        )
-
-
 def _verified(name: str, entry: WeightsEntry) -> Path:
-    """Path of the converted file of an entry; its hash must be the recorded one, if there is a record."""
-    path, pin = place(name, entry), _pins().get(_key(name, entry))
+    """Path of the file of an entry; its hash must be that of the manifest or the recorded one, if there is a record."""
+    path = place(name, entry)
+    if entry.bundled:
+        got = sha256_of(path) if path.is_file() else "no file"
+        if got != entry.sha256:
+            raise WeightsError(
+                f"{path}: got {got}, expected the file with SHA-256 {entry.sha256}, which is part of the package: "
+                "install the package again (pip install --force-reinstall --no-deps sr_perceptual_loss)."
+            )
+        return path
+    pin = pin_of(name, entry)
     if pin:
-        _compare(name, entry, pin.sha256, f"the source of {path}", None)
+        compare(name, entry, pin.sha256, f"the source of {path}", None)
         if sha256_of(path) != pin.file_sha256:
             raise WeightsError(
                 f"{path}: got SHA-256 {sha256_of(path)}, expected {pin.file_sha256}: the file was damaged or replaced. "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import os
 
 import pytest
 import torch
@@ -23,6 +25,54 @@ def test_a_published_file_is_put_into_the_store(srpl, checkpoint, tmp_path):
     assert read(path).metadata["srpl.licence"] == "MIT"
     assert "'params'" in result.stderr
     assert hashlib.sha256(checkpoint.read_bytes()).hexdigest() in result.stderr
+
+
+def with_hash(monkeypatch, small, sha256):
+    entry = dataclasses.replace(small.card.weights["official"], sha256=sha256)
+    monkeypatch.setattr(small, "card", dataclasses.replace(small.card, weights={"official": entry}))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_only_a_hash_makes_a_file_the_published_one(srpl, small, checkpoint, tmp_path, monkeypatch, known):
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    if known:
+        with_hash(monkeypatch, small, digest)
+    result = srpl("convert", checkpoint, "--critic", "small")
+    origin = read(result.stdout.split("\t")[0]).metadata["srpl.origin"]
+    assert ("your word" in result.stderr) is not known
+    assert (origin == "the authors") is known
+    assert ("small_weights.pt" in origin and digest in origin) is not known
+
+
+def test_known_hash_under_another_name_and_name_with_another_hash(srpl, small, checkpoint, tmp_path, monkeypatch):
+    with_hash(monkeypatch, small, hashlib.sha256(checkpoint.read_bytes()).hexdigest())
+    renamed = checkpoint.rename(tmp_path / "renamed.pt")
+    assert "small-official.safetensors" in srpl("convert", renamed, "--critic", "small").stdout
+    out = srpl("convert", renamed, "--critic", "small", "--out", tmp_path / "o.safetensors").stdout.split("\t")[0]
+    assert read(out).metadata["srpl.origin"] == "the authors"
+    torch.save({"weight": torch.tensor([5.0])}, checkpoint)
+    result = srpl("convert", checkpoint, "--critic", "small")
+    assert result.exit_code == 2 and small.card.weights["official"].sha256 in result.stderr
+    assert float(read(tmp_path / "store" / "weights" / "small-official.safetensors").state["weight"]) == 2.0
+
+
+def test_averaged_weights_are_taken_and_the_raw_ones_named(srpl, small, tmp_path):
+    torch.save({"net": {"weight": torch.ones(1)}, "net_ema": {"weight": torch.zeros(1)}}, tmp_path / "x.pt")
+    result = srpl("convert", tmp_path / "x.pt", "--critic", "small")
+    assert "'net_ema'" in result.stderr and ": net)" in result.stderr
+    assert float(read(tmp_path / "x.safetensors").state["weight"]) == 0.0
+
+
+def test_a_name_that_the_terminal_cannot_show_is_printed_as_its_bytes(srpl, small, tmp_path):
+    path = tmp_path / "d\udcff"
+    path.mkdir()
+    torch.save({"weight": torch.ones(1)}, tmp_path / "x.pt")
+    (path / "x\udce9.pt").write_bytes((tmp_path / "x.pt").read_bytes())
+    result = srpl("convert", path / "x\udce9.pt", "--critic", "small", "--out", tmp_path / "é.safetensors")
+    assert result.stdout_bytes.startswith(os.fsencode(tmp_path / "é.safetensors") + b"\t")
+    assert r"x\udce9.pt" in read(tmp_path / "é.safetensors").metadata["srpl.origin"]
+    result = srpl("convert", path / "x\udce9.pt", "--critic", "small")  # safetensors opens no such name
+    assert result.exit_code == 2 and "UTF-8" in result.stderr
 
 
 def test_another_file_is_put_beside_it_or_at_out(srpl, checkpoint, tmp_path):
@@ -52,7 +102,7 @@ def test_a_checkpoint_of_another_critic_is_named(srpl, small, tmp_path):
     torch.save(state, tmp_path / "x.pt")
     result = srpl("convert", tmp_path / "x.pt", "--critic", "small")
     assert result.exit_code == 2
-    assert "'small'" in result.stderr and "missing: weight" in result.stderr
+    assert "'small'" in result.stderr and "weight got (1, 1) expected (1,)" in result.stderr
     torch.save({"weight": torch.ones(1)}, tmp_path / "x.pt")
     result = srpl("convert", tmp_path / "x.pt", "--critic", "efficient_pban")
     assert "critic 'small'" in result.stderr

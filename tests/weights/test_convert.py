@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import pickle
 import traceback
@@ -34,7 +35,10 @@ def test_plain_state_dict(small, small_class, entry, checkpoint, tmp_path):
     for key, value in file.state.items():
         assert torch.equal(value, small.state_dict()[key]), key
     convert(checkpoint, small_class(), tmp_path / "out.safetensors")
-    assert read(report.out).metadata["srpl.commercial_use"] == "unknown"
+    metadata = read(report.out).metadata
+    assert metadata["srpl.commercial_use"] == "unknown"
+    for words in ("small_weights.pt", report.source_sha256, "given by the user"):
+        assert words in metadata["srpl.origin"]
 
 
 @pytest.mark.fault(57)
@@ -158,14 +162,155 @@ def test_missing_file_and_folder(small, tmp_path):
     ("content", "words"),
     [
         (torch.zeros(3), "holds: Tensor"),
-        ({"epoch": 3, "net": {"a": torch.zeros(1)}}, r"epoch, net.*--key KEY"),
-        ({"params": {"a": 1}}, "under 'params'"),
+        ({"epoch": 3, "params": {"a": 1}}, r"holds: epoch, params\).*--key KEY"),
         ({}, "holds: nothing"),
+        ({"epoch": 3, "net": {"a": torch.zeros(1)}}, r"\[net\].*1 extra: a"),
     ],
 )
 def test_no_state_dict_inside(small, tmp_path, content, words):
     torch.save(content, tmp_path / "x.pt")
     with pytest.raises(WeightsError, match=words):
+        convert(tmp_path / "x.pt", small, tmp_path / "out.safetensors")
+
+
+def add(prefix, state, shift=0):
+    """The entries under a prefix, or with other values."""
+    return {prefix + key: value + shift for key, value in state.items()}
+
+
+def no_counters(state):
+    return {key: value for key, value in state.items() if "num_batches" not in key}
+
+
+#: s: the weights to take, r: others of the same shapes. Value: the checkpoint, where the weights are taken from.
+TAKEN = {
+    "no_counters": (lambda s, r: no_counters(s), ""),
+    "float_counters": (lambda s, r: {k: v.double() for k, v in s.items()}, ""),
+    "bookkeeping": (
+        lambda s, r: {**s, "epoch": 3, "lr": torch.ones(1), "optimizer": {0: {"exp_avg": torch.ones(9)}}},
+        "",
+    ),
+    "thop": (lambda s, r: {**s, "total_ops": torch.ones(1), "trunk.0.total_params": torch.ones(1)}, ""),
+    "swa": (lambda s, r: {"n_averaged": torch.tensor(3), **add("module.", s)}, ""),
+    "swa_beside_raw": (lambda s, r: {"net": r, "swa_model": {"n_averaged": 3, **add("module.", s)}}, "swa_model"),
+    "wrappers_inside": (lambda s, r: {k.replace(".", "._orig_mod.module.", 1): v for k, v in s.items()}, ""),
+    "fsdp": (lambda s, r: add("_fsdp_wrapped_module._orig_mod.", s), ""),
+    "net": (lambda s, r: {"model": add("module.net.", s)}, "model.module.net"),
+    "lightning": (
+        lambda s, r: {"state_dict": {**add("loss.critic.", s), "gen.w": torch.ones(5)}},
+        "state_dict.loss.critic",
+    ),
+    "lightning_ema": (
+        lambda s, r: {"state_dict": r, "callbacks": {"EMA": {"ema_weights": s}}},
+        "callbacks.EMA.ema_weights",
+    ),
+    "lightning_averaging": (lambda s, r: {"state_dict": s, "current_model_state": r}, "state_dict"),
+    "timm": (lambda s, r: {"state_dict": r, "state_dict_ema": s}, "state_dict_ema"),
+    "flat_ema": (
+        lambda s, r: {**add("online_model.", r), **add("ema_model.", s), "step": torch.tensor(1)},
+        "ema_model",
+    ),
+    "nested_ema": (lambda s, r: {"model": r, "ModelEma": {"decay": 0.9, "module": s}}, "ModelEma"),
+    "gan": (lambda s, r: {"netG": {"w": torch.ones(9)}, "netG_ema": {"w": torch.ones(9)}, "netD": s}, "netD"),
+    "same_twice": (lambda s, r: {"last": s, "model": {k: v.clone() for k, v in s.items()}}, "last"),
+    "list": (lambda s, r: [3, {"x": s}], "1.x"),
+}
+
+
+@pytest.mark.parametrize("case", TAKEN)
+def test_weights_among_other_things(small, small_class, as_published, tmp_path, case):
+    """Bit-equal, also beside raw weights of other values."""
+    build, taken = TAKEN[case]
+    state = as_published(small)
+    torch.save(build(state, add("", state, 1)), tmp_path / "x.pth")
+    report = convert(tmp_path / "x.pth", small_class(), tmp_path / "out.safetensors")
+    assert report.wrapper == taken
+    for key, value in no_counters(read(report.out).state).items():
+        assert torch.equal(value, small.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_other_floats_views_and_the_older_format(small, small_class, as_published, tmp_path, dtype, zipped):
+    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in as_published(small).items()}
+    state["trunk.0.weight"] = state["again.0.weight"] = state["trunk.0.weight"].mT.contiguous().mT
+    torch.save({"params": state}, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+    out = convert(tmp_path / "x.pth", small_class(), tmp_path / "out.safetensors").out
+    for key, value in read(out).state.items():
+        expected = small.state_dict()[key]
+        assert value.dtype == expected.dtype and torch.equal(value, expected.to(dtype).to(expected.dtype)), key
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda s, r: {"model": r, "best": s}, "'best', 'model'"),
+        (lambda s, r: {"student": r, "teacher": s}, "'student', 'teacher'"),
+        (lambda s, r: {"ema_0.9": r, "ema_0.99": s}, "'ema_0.9', 'ema_0.99'"),
+        (lambda s, r: {**s, "model": r}, "'', 'model'"),
+        (lambda s, r: {"_orig_mod": r, "module": s}, "trunk.0.weight"),
+        (lambda s, r: {"model": r, "ema": {"shadow_params": [*s.values()]}}, "ema.shadow_params.*--key 'model'"),
+        (lambda s, r: {"model": r, "model_ema": {k.replace(".", ""): v for k, v in s.items()}}, "model_ema.*'model'"),
+        (
+            lambda s, r: {"model": r, "ema": {k: v for k, v in s.items() if "running" not in k}},
+            "ema.*model.*running_mean",
+        ),
+        (lambda s, r: {"params": {**s, "tail.weight": torch.ones(2)}}, "1 extra: tail.weight"),
+        (lambda s, r: {**s, "trunk.0.bias": s["trunk.0.bias"].int(), "again.0.bias": s["trunk.0.bias"].int()}, "int32"),
+        (lambda s, r: {k: v.to("meta") for k, v in s.items()}, "meta"),
+        (lambda s, r: {**s, "trunk.0.bias": s["trunk.0.bias"].to_sparse()}, "trunk.0.bias.*sparse"),
+    ],
+)
+def test_what_is_not_clear_is_refused(small, small_class, as_published, tmp_path, build, words):
+    state = as_published(small)
+    torch.save(build(state, add("", state, 1)), tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match=words):
+        convert(tmp_path / "x.pth", small_class(), tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        (lambda s, r: {"a": {"b": s, "c": r}}, "a.b"),
+        (lambda s, r: {"ema_0.9": r, "ema_0.99": s}, "ema_0.99"),
+        (lambda s, r: {"v1.0": [r, {"model": s}]}, "v1.0.1.model"),
+        (lambda s, r: {0: r, 1: s}, "1"),
+        (lambda s, r: {"state_dict": {**add("one.", r), **add("two.", s)}}, "state_dict.two"),
+        (lambda s, r: {"model": s, "model_ema": r}, "model"),
+        (lambda s, r: {**s, "best": r}, ""),
+    ],
+)
+def test_key_is_a_dotted_path(small, small_class, as_published, tmp_path, content, key):
+    state = as_published(small)
+    torch.save(content(state, add("", state, 1)), tmp_path / "x.pth")
+    report = convert(tmp_path / "x.pth", small_class(), tmp_path / "out.safetensors", key=key)
+    assert report.wrapper == key
+    assert torch.equal(read(report.out).state["body.0.weight"], small.body[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("m.safetensors.index.json", b'{"weight_map": {"a": "m-00001-of-00002.safetensors"}}', "load_file"),
+        ("m.pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+        ("m.zip", b"PK\x05\x06" + bytes(18), "unpack"),
+    ],
+)
+def test_files_that_stand_for_others(small, tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=words):
+        convert(tmp_path / name, small, tmp_path / "out.safetensors")
+
+
+def test_what_only_its_author_can_open_names_the_way(small, tmp_path):
+    torch.save({"args": argparse.Namespace(a=1)}, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match=r"argparse\.Namespace.*torch\.save\("):
+        convert(tmp_path / "x.pth", small, tmp_path / "out.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
+        torch.jit.save(torch.jit.script(nn.Conv2d(1, 1, 1)), tmp_path / "x.pt")
+    with pytest.raises(WeightsError, match=r"TorchScript.*torch\.jit\.load"):
         convert(tmp_path / "x.pt", small, tmp_path / "out.safetensors")
 
 

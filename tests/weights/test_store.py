@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import socket
+from unicodedata import normalize
 
 import pytest
 import torch
@@ -30,6 +32,59 @@ def test_home_is_read_at_call_time(monkeypatch, tmp_path, variables, expected):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert str(store.home()) == expected.format(home=tmp_path)
+
+
+def test_relative_home_stays_where_it_was_first(monkeypatch, tmp_path):
+    monkeypatch.setenv("SRPL_HOME", f"rel-{tmp_path.name}")
+    monkeypatch.chdir(tmp_path)
+    first = store.home()
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    assert store.home() == first == tmp_path / f"rel-{tmp_path.name}"
+
+
+def test_homes_that_cannot_be(monkeypatch, tmp_path, locate):
+    (tmp_path / "file").write_text("x")
+    for value in (str(tmp_path / "file"), "~no_such_user/x"):
+        monkeypatch.setenv("SRPL_HOME", value)
+        with pytest.raises(WeightsError, match=f"{value}.*SRPL_HOME"):
+            locate("local")
+    for name in ("SRPL_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, as its specification says
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as without HOME and an entry in passwd
+    with pytest.raises(WeightsError, match=r"\.cache.*SRPL_HOME"):
+        locate("official")
+
+
+def test_bundled_file_needs_no_store_and_is_verified(store_home, locate, small, entry, tmp_path, monkeypatch):
+    monkeypatch.setattr("sr_perceptual_loss.weights.records.resources.files", lambda package: tmp_path / package)
+    path = tmp_path / "sr_perceptual_loss" / "weights" / "bundled" / "small.safetensors"
+    sha256 = save_weights(small, path)
+    bundled = dataclasses.replace(
+        entry, tag="b", repo_id="", filename="weights/bundled/small.safetensors", sha256=sha256
+    )
+    assert locate("local", {"b": bundled}) == locate("b", {"b": bundled}) == path
+    assert (bundled.url, store.on_this_machine("small", bundled)) == ("", True)
+    with pytest.raises(WeightsError, match=f"{sha256}.*{'0' * 64}"):
+        locate("local", {"b": dataclasses.replace(bundled, sha256="0" * 64)})
+    path.unlink()
+    with pytest.raises(WeightsError, match=f"no file.*{sha256}"):
+        locate("local", {"b": bundled})
+    assert not store_home.exists()
+
+
+def test_origin_of_a_file_is_told(store_home, locate, hub, small, entry, caplog):
+    """Copied to its place, or downloaded by this package."""
+    path = store_home / "weights" / "small-official.safetensors"
+    save_weights(small, path)
+    locate("local")
+    assert store.origin("small", entry) == store.BY_USER and store.BY_USER in caplog.text
+    path.unlink()
+    caplog.clear()
+    locate("official")
+    locate("local")
+    assert "SHA-256" in store.origin("small", entry) and store.BY_USER not in caplog.text
 
 
 @pytest.mark.fault(52)
@@ -84,8 +139,40 @@ def test_paths_and_unknown_tags(store_home, locate, small, tmp_path, monkeypatch
     with pytest.raises(WeightsError, match=r"'offical'. Did you mean 'official'"):
         locate("offical")
     for missing in (tmp_path / "none.safetensors", "none.safetensors", "some/none"):
-        with pytest.raises(WeightsError, match=r"no file .*none.*official"):
+        with pytest.raises(WeightsError, match=r"none.*no such file.*official"):
             locate(missing)
+
+
+@pytest.mark.parametrize(("typed", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_composed_and_decomposed(store_home, locate, small, tmp_path, typed, on_disk):
+    path = tmp_path / normalize(on_disk, "über") / normalize(on_disk, "café.safetensors")
+    save_weights(small, path)
+    asked = tmp_path / normalize(typed, "über") / normalize(typed, "café.safetensors")
+    assert store.read(locate(asked)).path.samefile(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("w.safetensors ", r"w\.safetensors : no such file.*'w\.safetensors'"),
+        ("sub\\w.safetensors", "'/'"),
+        ("folder", "is a folder"),
+        ("pipe.safetensors", "pipe"),
+        ("link.safetensors", "gone"),
+        ("w.safetensors/x.safetensors", "x.safetensors: no such file"),
+    ],
+)
+def test_what_is_no_file_is_said(store_home, locate, small, tmp_path, monkeypatch, name, words):
+    monkeypatch.chdir(tmp_path)
+    save_weights(small, "w.safetensors")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    (tmp_path / "link.safetensors").symlink_to("gone")
+    for path in (name, tmp_path / name):
+        with pytest.raises(WeightsError, match=words):
+            locate(path)
+    with pytest.raises(WeightsError, match="pipe"):  # is not replaced by a file
+        save_weights(small, "pipe.safetensors")
 
 
 @pytest.mark.parametrize("weights", [[], 3, "x" * 5000 + ".safetensors", "a\0b.safetensors"])
