@@ -18,6 +18,7 @@ __all__ = [
     "as_float",
     "as_int",
     "as_path",
+    "as_weight",
     "check_choice",
     "check_known_keys",
     "check_pair",
@@ -128,6 +129,17 @@ def as_float(name: str, value: object, *, minimum: float = -math.inf, maximum: f
     if not minimum <= number <= maximum:
         raise InputError(f"{name}: got {number:g}, expected a number in [{minimum:g}, {maximum:g}].")
     return number
+
+
+def as_weight(name: str, value: object) -> float:
+    """As :func:`as_float`, for a weight of a loss, which is >= 0; the error for a negative one explains the sign."""
+    number = as_float(name, value)
+    if number < 0:
+        raise InputError(
+            f"{name}: got {number:g}, expected a number >= 0. The sign is already part of the loss, which falls as "
+            f"quality rises: write {-number:g}. The RQI paper's lambda = -0.1 is loss_weight: 0.1 here."
+        )
+    return number + 0.0
 
 
 def as_int(name: str, value: object, *, minimum: int = 0) -> int:

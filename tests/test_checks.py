@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sr_perceptual_loss import InputError, UnknownNameError
-from sr_perceptual_loss.checks import as_float, as_int, as_path, check_choice, check_known_keys, nearest
+from sr_perceptual_loss.checks import as_float, as_int, as_path, as_weight, check_choice, check_known_keys, nearest
 
 
 @pytest.mark.parametrize(("value", "number"), [("1e-2", 0.01), ("-.1", -0.1), (3, 3.0), (0.5, 0.5), ("1.0e2", 100.0)])
@@ -26,6 +26,12 @@ def test_bounds():
         as_int("n", 1.5)
     with pytest.raises(InputError, match="n: .*ten"):
         as_int("n", "ten")
+
+
+def test_weights_have_no_sign():
+    assert str(as_weight("beta", "-0.0")) == "0.0" and as_weight("beta", "3e-1") == 0.3
+    with pytest.raises(InputError, match="beta: got -0.1.*0.1"):
+        as_weight("beta", "-0.1")
 
 
 def test_choices_and_keys_name_the_nearest():

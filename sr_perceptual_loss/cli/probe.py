@@ -19,7 +19,11 @@ def probe(
     batches: Annotated[int, typer.Option(help="Training batches to look at.")] = 4,
     share: Annotated[
         list[str] | None,
-        typer.Option("--share", help="Wanted share of a loss, NAME=NUMBER; repeatable; default equal."),
+        typer.Option(
+            "--share",
+            help="Wanted share, NAME=NUMBER; repeatable; default equal. NAME as in the log or the YAML. Only for some "
+            "losses: fractions of 1; the others get equal parts of the rest.",
+        ),
     ] = None,
     reference: Annotated[str | None, typer.Option(help="Loss whose weight stays; default the first.")] = None,
     iteration: Annotated[int | None, typer.Option(help="Global iteration for schedules; default the last.")] = None,
@@ -42,6 +46,8 @@ def probe(
         if text.count("=") != 1:
             raise InputError(f"--share {text}: expected NAME=NUMBER, for instance --share rqi=1.")
     shares: Any = dict(text.split("=") for text in share) if share else None
+    if share and len(shares) < len(share):
+        raise InputError(f"--share: got {', '.join(share)}; give each name once.")
     # BasicSR prints to stdout, where only the result may go.
     with contextlib.redirect_stdout(sys.stderr):
         prepare(imports or ())

@@ -11,12 +11,14 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from sr_perceptual_loss.checks import RangeCheck, check_pair
+from sr_perceptual_loss.critics.construction import plain_construction
 from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.weights.manifest import WeightsEntry
 
@@ -139,10 +141,19 @@ class Critic(nn.Module, ABC):
     published_frozen: tuple[str, ...] = ()
     #: Class that :meth:`inference_form` builds; set in the package of the critic.
     inference_class: ClassVar[type[InferenceForm] | None] = None
+    #: Names of what :attr:`parts` holds.
+    part_names: ClassVar[tuple[str, ...]] = ()
+    #: ``origin`` of a critic that was created with ``weights=None``.
+    RANDOM: ClassVar[str] = "random weights"
 
     def __init__(self, config: Mapping[str, Any] | None = None, input_size: SizeRule | None = None) -> None:
         super().__init__()
         self.config: dict[str, Any] = dict(config or {})
+        #: What `create_critic` knows about the weights, as text, and the absolute path of their file.
+        self.origin = "own weights" if self.card.needs_weights else "formula"
+        self.weights_file: Path | None = None
+        #: Parts of the scores of the last call, (N,) each, detached, by `part_names`; for logs.
+        self.parts: dict[str, Tensor] = {}
         self.input_size = input_size or self.card.input_size
         #: torch.bfloat16 runs matrix products and convolutions in it; None computes everything in `compute_dtype`.
         self.autocast_dtype: torch.dtype | None = None
@@ -178,7 +189,13 @@ class Critic(nn.Module, ABC):
         """
         if self.inference_class is None or self.kernels == "reference":
             return self
-        return self.inference_class(self)
+        with plain_construction():
+            return self.inference_class(self)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As of ``nn.Module``; a critic on the meta device, which has no memory, takes the given tensors themselves."""
+        self.origin, self.weights_file = "own weights", None
+        return super().load_state_dict(state_dict, strict, assign or any(p.is_meta for p in self.parameters()))
 
     @abstractmethod
     def _encode_target(self, hr: Tensor) -> TargetFeatures:

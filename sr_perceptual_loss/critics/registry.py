@@ -11,6 +11,8 @@ import torch
 
 from sr_perceptual_loss.checks import nearest
 from sr_perceptual_loss.critics.base import Critic, CriticCard
+from sr_perceptual_loss.critics.construction import plain_construction
+from sr_perceptual_loss.critics.external import external, is_external
 from sr_perceptual_loss.errors import InputError, UnknownNameError, WeightsError
 from sr_perceptual_loss.weights import store
 from sr_perceptual_loss.weights.convert import is_warm_start
@@ -58,15 +60,17 @@ def critic_class(name: str) -> type[Critic]:
 
 
 def get_card(name: str) -> CriticCard:
-    """The card of a critic, without building it; raises as :func:`critic_class`."""
-    return critic_class(name).card
+    """The card of a critic, without building it unless it is external; raises as :func:`create_critic`."""
+    return external(name).card if is_external(name) else critic_class(name).card
 
 
 def create_critic(name: str, *, weights: str | Path | None = "local", device: str | torch.device = "cpu") -> Critic:
-    """Build a critic in eval mode; the global random state stays as it is.
+    """Build a critic in eval mode and float32; the global random state stays as it is.
+
+    The default dtype, the default device and modes such as ``inference_mode`` of the program around it have no effect.
 
     Args:
-        name: one of :func:`list_critics`.
+        name: one of :func:`list_critics`, or ``pyiqa:metric`` or ``package.module:metric``, see :func:`external`.
         weights: ``"local"`` (the card's default weights, only from this machine, never a download), a tag of the card
             such as ``"official"`` (downloads once), a path to a ``.safetensors`` file, or ``None``: random weights,
             whose scores are meaningless. A critic without weights accepts ``"local"`` and ``None``.
@@ -80,12 +84,17 @@ def create_critic(name: str, *, weights: str | Path | None = "local", device: st
         InputError: ``name`` is not a string.
         WeightsError: weights missing, damaged, of another network, or given for a critic without weights.
     """
+    if is_external(name):
+        if weights not in ("local", None):
+            raise WeightsError(f"{name} has its own weights; leave `weights` out (got {weights!r}).")
+        return external(name).eval().to(device)
     cls = critic_class(name)
     if not cls.card.needs_weights and weights not in ("local", None):
         raise WeightsError(f"{name} is a formula and has no weights; leave `weights` out (got {weights!r}).")
-    with torch.random.fork_rng(devices=[]):
+    with plain_construction(), torch.random.fork_rng(devices=[]):
         critic = cls() if weights is None or not cls.card.needs_weights else _with_weights(cls, weights)
-    return critic.eval().to(device)
+        critic.origin = cls.RANDOM if weights is None and cls.card.needs_weights else critic.origin
+        return critic.eval().to(device)
 
 
 def _with_weights(cls: type[Critic], weights: str | Path) -> Critic:
@@ -109,6 +118,9 @@ def _with_weights(cls: type[Critic], weights: str | Path) -> Critic:
             "it again."
         ) from error
     store.load_state(critic, file.state, source=str(path), suggest=which_critic)
+    # A name that is a link stays one: its target may have another suffix.
+    critic.weights_file = path.parent.resolve() / path.name
+    critic.origin = f"weights='{weights}' [sha {file.sha256[:8]}]"
     return critic
 
 

@@ -74,6 +74,10 @@ class GradNormBalancer(nn.Module):
         cosines = (f"cos_{a}_{b}" for i, a in enumerate(names) for b in names[i + 1 :])
         return (*(f"norm_{n}" for n in names), *(f"weight_{n}" for n in names), *cosines)
 
+    def extra_repr(self) -> str:
+        """The shares, which add up to 1."""
+        return ", ".join(f"{name}={share:.4g}" for name, share in self.shares.items())
+
     def step(self, iteration: int) -> None:
         """Set the global iteration; averages advance at most once per iteration (accumulation, closures).
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from sr_perceptual_loss.checks import RangeCheck, as_float, as_int, check_choice, check_pair
+from sr_perceptual_loss.checks import RangeCheck, as_float, as_int, as_weight, check_choice, check_pair
 from sr_perceptual_loss.errors import InputError, NonFiniteError
 from sr_perceptual_loss.losses.schedule import Schedule
 
@@ -24,7 +24,8 @@ class PairLoss(nn.Module, ABC):
     A subclass implements :meth:`_values`. One object must not be called from several threads at once.
 
     Args:
-        loss_weight: factor; YAML's ``1e-2`` arrives as a string and is accepted.
+        loss_weight: factor, >= 0; the sign is part of the loss. At 0 the loss is computed and logged, but has no
+            effect. YAML's ``1e-2`` arrives as a string and is accepted.
         reduction: ``mean`` or ``sum`` over the batch, or ``none``.
         schedule: a :class:`Schedule` or a mapping of its fields; its factor multiplies the weight, and if it is 0
             nothing is computed. Needs ``step(iteration)``. None is always on.
@@ -52,7 +53,7 @@ class PairLoss(nn.Module, ABC):
         schedule: Schedule | Mapping[str, object] | None = None,
     ) -> None:
         super().__init__()
-        self.loss_weight = as_float("loss_weight", loss_weight)
+        self.loss_weight = loss_weight
         self.reduction = check_choice("reduction", reduction, REDUCTIONS)
         self.schedule = Schedule.from_config(schedule)
         self.terms: dict[str, Tensor] = {}
@@ -66,6 +67,23 @@ class PairLoss(nn.Module, ABC):
     def label(self) -> str:
         """Name of this loss in messages."""
         return type(self).__name__
+
+    @property
+    def loss_weight(self) -> float:
+        """Factor on the loss, >= 0; a value assigned later is validated as at construction."""
+        return self._loss_weight
+
+    @loss_weight.setter
+    def loss_weight(self, value: float) -> None:
+        self._loss_weight = as_weight("loss_weight", value)
+
+    def extra_repr(self) -> str:
+        """Weight, reduction and schedule."""
+        schedule = "" if self._always_on else f", {self.schedule}"
+        return f"loss_weight={self.loss_weight:g}, reduction={self.reduction}{schedule}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
 
     @property
     def factor(self) -> float:

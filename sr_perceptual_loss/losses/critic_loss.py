@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from sr_perceptual_loss.checks import as_float, check_choice
 from sr_perceptual_loss.critics.base import Critic, CriticCard
+from sr_perceptual_loss.critics.external import ExternalCritic, external, is_external
 from sr_perceptual_loss.critics.registry import get_card, list_critics
 from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.losses.base import PairLoss
@@ -33,20 +35,24 @@ class CriticLoss(PairLoss):
     """loss_weight * mean(form(score(sr, hr))) over images and crops.
 
     Args:
-        critic: registered name, or a :class:`Critic` (frozen in place). None takes the default critic of the class;
-            ``CriticLoss`` itself has none.
+        critic: registered name, a :class:`Critic` (frozen in place), or any metric: a function ``f(sr, hr)`` or
+            ``f(sr)``, ``pyiqa:metric`` or ``package.module:metric``, see :func:`external`. None takes the default
+            critic of the class; ``CriticLoss`` itself has none.
         weights: as in :func:`create_critic`: ``"local"``, a tag, a path, or None.
-        loss_weight: factor.
+        loss_weight: factor, >= 0: the sign is part of ``form``. At 0 the loss is computed and logged without effect.
         crops: a :class:`CropPlan`, a mapping of its fields, a crop side, or None (the critic's fixed size, else the
             whole image).
         form: ``linear``: -score, as in the papers; ``hinge``: relu(margin - score); ``softplus``: softplus(margin -
             score). Above the margin, where networks exploit a critic, the last two have no or a small gradient.
-        margin: for ``hinge`` and ``softplus``; 0 means "as good as the reference" for a relative critic.
+        margin: only for ``hinge``, where it must be above the critic's lowest score, and ``softplus``; 0 means "as good
+            as the reference" for a relative critic.
         reduction: ``mean``, ``sum`` or ``none``, over images.
         schedule: ``start``, ``ramp``, ``end``, ``every`` in global iterations; see :class:`Schedule`.
         precision: ``fp32``, or ``bf16`` for the critic's matrix products; see :class:`FrozenCritic`.
+        higher_is_better: direction of a metric that does not say it itself; only for such a metric.
 
-    Terms: ``score``, and for a relative critic ``over_gt_rate``, the share of crops scored above their reference.
+    Terms: ``score``, the parts of a score that has some (``ssimulacra2``: structure, ringing, blur), and for a relative
+    critic ``over_gt_rate``, the share of crops scored above their reference.
 
     Raises:
         InputError, UnknownNameError, WeightsError: at construction.
@@ -57,7 +63,7 @@ class CriticLoss(PairLoss):
 
     def __init__(
         self,
-        critic: str | Critic | None = None,
+        critic: str | Critic | Callable[..., Any] | None = None,
         *,
         weights: str | Path | None = "local",
         loss_weight: float = 1.0,
@@ -67,26 +73,50 @@ class CriticLoss(PairLoss):
         reduction: str = "mean",
         schedule: Schedule | Mapping[str, object] | None = None,
         precision: str = "fp32",
+        higher_is_better: bool | None = None,
     ) -> None:
         super().__init__(loss_weight=loss_weight, reduction=reduction, schedule=schedule)
         self.form = check_choice("form", form, tuple(FORMS))
         self.margin = as_float("margin", margin)
+        if self.form == "linear" and self.margin:
+            raise InputError(f"margin: got {self.margin:g}, but form: linear has none; use form: hinge or softplus.")
         self.crops = CropPlan.from_config(crops)
         critic = self.default_critic if critic is None else critic
         if critic is None:
             raise InputError(f"{type(self).__name__}: `critic` is missing; one of {', '.join(list_critics())}.")
-        self._check_card(critic.card if isinstance(critic, Critic) else get_card(critic))
+        if is_external(critic) or (callable(critic) and not isinstance(critic, Critic)):
+            critic = external(critic, higher_is_better=higher_is_better)
+        elif higher_is_better is not None:
+            known = critic.card.name if isinstance(critic, Critic) else critic
+            raise InputError(f"higher_is_better: got {higher_is_better!r}, but for {known} it is known; leave it out.")
+        card = critic.card if isinstance(critic, Critic) else get_card(critic)
+        self._check_card(card)
+        low, high = card.score_range
+        # The range of a network is that of its usual training labels, and others may be in [0, 1].
+        if self.form == "hinge" and self.margin <= (min(low, 0.0) if card.needs_weights else low):
+            sensible = 0.0 if card.relative else low + 0.9 * (high - low)
+            raise InputError(
+                f"margin: got {self.margin:g} for form: hinge, but scores of {card.name} are in [{low:g}, {high:g}]: "
+                f"the loss would always be 0. Give a margin above {low:g}, such as {sensible:g}, or use form: linear."
+            )
         # Weights are read last, after the cheap checks.
         self.frozen = FrozenCritic(critic, weights=weights, precision=precision)
-        card, rule = self.critic.card, self.critic.input_size
+        if isinstance(self.critic, ExternalCritic) and not self.critic.differentiable:
+            raise InputError(
+                f"{card.name}: no gradient reaches sr, as with NumPy, detach() or no_grad(): it can judge images, but "
+                "not train a network. A pyiqa metric has one if it is made with as_loss=True, or given by its name."
+            )
+        rule = self.critic.input_size
         if self.crops.size is not None:
             rule.check(self.crops.size, self.crops.size, card.name)
-        self._crop_size = self.crops.size or rule.fixed
-        self._whole_image = self._crop_size is None and self.crops.scales == (1,)
+        self.crops = replace(self.crops, size=self.crops.size or rule.fixed)
+        if self.crops.size is None:
+            self.crops.check_whole_images(card.name)
+        self._whole_image = self.crops.size is None and self.crops.scales == (1,)
         self._relative, self._rule = card.relative, rule
-        self.term_names = ("score", "over_gt_rate") if card.relative else ("score",)
+        self.term_names = ("score", *self.critic.part_names, *(("over_gt_rate",) if card.relative else ()))
         self.optimises = (card.name,)
-        self._generator = torch.Generator().manual_seed(self.crops.seed % 2**63)
+        self._generator = torch.Generator("cpu").manual_seed(self.crops.seed % 2**63)
 
     @classmethod
     def _check_card(cls, card: CriticCard) -> None:
@@ -102,6 +132,12 @@ class CriticLoss(PairLoss):
         """Name of this loss in messages."""
         return f"{type(self).__name__}({self.critic.card.name})"
 
+    def extra_repr(self) -> str:
+        """Critic, weights, loss weight, crops, form."""
+        crops = "whole images" if self._whole_image else self.crops
+        margin = "" if self.form == "linear" else f", margin={self.margin:g}"
+        return f"{self.frozen.extra_repr()}, {super().extra_repr()}, crops={crops}, form={self.form}{margin}"
+
     @torch.no_grad()
     def scores(self, sr: Tensor, hr: Tensor) -> Tensor | None:
         """Scores for monitoring, see :meth:`PairLoss.scores`; the crops of the next call are not affected."""
@@ -112,11 +148,12 @@ class CriticLoss(PairLoss):
             self._generator.set_state(state)
 
     def _values(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        if self._whole_image:
-            score = self._score(sr, hr).unsqueeze(0)
-        else:
-            score = torch.stack([self._score(sr_crop, hr_crop) for sr_crop, hr_crop in self._crops(sr, hr)])
-        terms = {"score": score}
+        scores, parts = [], []
+        for sr_crop, hr_crop in [(sr, hr)] if self._whole_image else self._crops(sr, hr):
+            scores.append(self._score(sr_crop, hr_crop))
+            parts.append(self.frozen.form.parts)
+        score = torch.stack(scores)
+        terms = {"score": score, **{name: torch.stack([p[name] for p in parts]) for name in self.critic.part_names}}
         if self._relative:
             terms["over_gt_rate"] = (score.detach() > 0).float()
         return FORMS[self.form](score, self.margin).mean(0), terms
@@ -130,7 +167,7 @@ class CriticLoss(PairLoss):
         if self._iteration is not None:
             # The same boxes whether or not the run was interrupted before this iteration.
             self._generator.manual_seed((self.crops.seed * 1_000_003 + self._iteration) % 2**63)
-        return crop_pairs(sr, hr, self.crops, self._crop_size, self._generator)
+        return crop_pairs(sr, hr, self.crops, self.crops.size, self._generator)
 
     def __getstate__(self) -> dict[str, object]:
         state = dict(self.__dict__)
@@ -139,7 +176,7 @@ class CriticLoss(PairLoss):
 
     def __setstate__(self, state: dict[str, object]) -> None:
         super().__setstate__(state)
-        generator = torch.Generator()
+        generator = torch.Generator("cpu")
         generator.set_state(state["_generator"])  # type: ignore[arg-type]
         self._generator = generator
 

@@ -44,7 +44,7 @@ def ranks_with_flag(flag: bool | Tensor, device: torch.device) -> list[int]:
     """
     if world_size() == 1:
         return [0] if bool(flag) else []
-    flags = torch.zeros(world_size(), device=device)
+    flags = torch.zeros(world_size(), dtype=torch.float32, device=device)
     flags[torch.distributed.get_rank()] = flag
     torch.distributed.all_reduce(flags)
     return [int(rank) for rank in flags.nonzero().flatten().tolist()]

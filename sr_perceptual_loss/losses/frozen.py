@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from sr_perceptual_loss.checks import check_choice
 from sr_perceptual_loss.critics.base import Critic, TargetFeatures
+from sr_perceptual_loss.critics.construction import plain_construction
 from sr_perceptual_loss.critics.registry import create_critic
 from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.losses.target_memo import TargetMemo
@@ -34,7 +37,8 @@ class FrozenCritic(nn.Module):
     ``parameters()``, ``state_dict()`` and ``modules()`` of a parent module do not reach the critic, so optimizers, EMA,
     checkpoints, DDP, ``train()``, ``requires_grad_()`` and ``apply(init)`` cannot change it. ``to(device)`` moves it,
     ``double()`` casts it, ``half()`` leaves it in float32. Copies share the critic. A pickle of a critic that was
-    created from a name holds the name and ``weights`` instead of tensors.
+    created from a name holds the name, ``weights`` and the absolute path of their file instead of tensors. Random
+    weights give a UserWarning at every construction.
 
     Args:
         critic: registered name, or a :class:`Critic`, which is frozen in place.
@@ -48,7 +52,8 @@ class FrozenCritic(nn.Module):
         memo: cached features of the reference, for several losses that share this object; set by :func:`share_critics`.
 
     Raises:
-        InputError: neither a name nor a critic, ``weights`` together with a critic, or ``bf16`` with a formula.
+        InputError: neither a name nor a critic, ``weights`` together with a critic, ``bf16`` with a formula, or a
+            critic that was built on the meta device or in inference mode.
     """
 
     critic: Critic
@@ -59,12 +64,12 @@ class FrozenCritic(nn.Module):
         super().__init__()
         self.precision = check_choice("precision", precision, tuple(PRECISIONS))
         self.memo = None
-        self._source: tuple[str, str | Path | None] | None = None
+        #: Name, `weights` and their file, if the critic can be created again from them: random weights cannot.
+        self._source: tuple[str, str | Path | None, Path | None] | None = None
         if isinstance(critic, str):
             module = create_critic(critic, weights=weights)
-            # Random weights cannot be reproduced from a name.
             if weights is not None or not module.card.needs_weights:
-                self._source = (critic, weights)
+                self._source = (critic, weights, module.weights_file)
         elif isinstance(critic, Critic):
             if weights != "local":
                 raise InputError(
@@ -73,10 +78,32 @@ class FrozenCritic(nn.Module):
                 )
             module = critic
         else:
-            raise InputError(f"critic: got {type(critic).__name__}, expected a registered name or a Critic.")
+            raise InputError(
+                f"critic: got {type(critic).__name__}, expected a name or a Critic, such as external(f, "
+                "higher_is_better=...) makes of a function."
+            )
         if self.precision != "fp32" and next(module.parameters(), None) is None:
             raise InputError(f"precision: got {precision!r}, but {module.card.name} is a formula; expected 'fp32'.")
+        if any(t.is_meta or t.is_inference() for t in itertools.chain(module.parameters(), module.buffers())):
+            raise InputError(
+                f"critic: this {module.card.name} was built on the meta device, without values, or in inference mode, "
+                "where no gradient passes. Give its name instead, or build it outside of that block."
+            )
         self._freeze(module)
+        if self.random_weights:
+            note = f"{module.card.name} has random weights (weights=None): its scores are noise. Only for tests."
+            # A registry of its own, or Python would drop the second warning as a repetition.
+            warnings.warn_explicit(note, UserWarning, "sr_perceptual_loss", 0, registry={})
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether the critic was created with ``weights=None``, so that its scores are noise."""
+        return self.critic.origin == Critic.RANDOM
+
+    def extra_repr(self) -> str:
+        """Critic, weights, and the precision if it is not fp32."""
+        precision = "" if self.precision == "fp32" else f", precision={self.precision}"
+        return f"{self.critic.card.name}, {self.critic.origin}{precision}"
 
     def _freeze(self, critic: Critic) -> None:
         critic.eval().requires_grad_(False)
@@ -86,9 +113,7 @@ class FrozenCritic(nn.Module):
 
     def rebuild(self) -> None:
         """Build the inference form again; needed after the critic's tensors or settings were changed."""
-        # Tensors made in inference mode cannot be used in training, and autocast would round the folded weights.
-        kind = "cuda" if self._device_and_dtype()[0].type == "cuda" else "cpu"
-        with torch.inference_mode(False), torch.autocast(device_type=kind, enabled=False):
+        with plain_construction():
             form = self.critic.inference_form()
             dtype = PRECISIONS[self.precision]
             if dtype is not None:
@@ -171,7 +196,8 @@ class FrozenCritic(nn.Module):
             sample = fn(torch.empty(0, dtype=before[1], device=before[0]))
             dtype = sample.dtype if sample.dtype in (torch.float32, torch.float64) else before[1]
             if (sample.device, dtype) != before:
-                self.critic.to(device=sample.device, dtype=dtype)
+                with plain_construction():  # tensors that are made in inference mode let no gradient pass
+                    self.critic.to(device=sample.device, dtype=dtype)
                 self.rebuild()
         return self
 
@@ -195,7 +221,9 @@ class FrozenCritic(nn.Module):
         if self._source is None:
             self._freeze(critic)
             return
-        (name, weights), (device, dtype, digest) = self._source, critic
+        (name, weights, file), (device, dtype, digest) = self._source, critic
+        # On another machine the file may have another path.
+        weights = file if file is not None and file.is_file() else weights
         self._freeze(create_critic(name, weights=weights).to(device=device, dtype=dtype))
         if self.digest() != digest:
             raise InputError(f"{name}: the weights on this machine ({weights}) are not those that were pickled.")
@@ -220,7 +248,7 @@ def share_critics(host: nn.Module) -> int:
                 continue
             critic = child.critic
             settings = (child.precision, critic.kernels, critic.autocast_dtype, *child._device_and_dtype())
-            first = first_by_key.setdefault((child._source or id(critic), *settings), child)
+            first = first_by_key.setdefault(((child._source or (id(critic),))[::2], *settings), child)
             if first is not child and (first.critic is critic or first.digest() == child.digest()):
                 first.memo = first.memo or TargetMemo()
                 setattr(module, name, first)

@@ -15,7 +15,7 @@ import pytorch_msssim
 import torch
 from torch import Tensor
 
-from sr_perceptual_loss.checks import as_float, check_choice
+from sr_perceptual_loss.checks import as_float, as_weight, check_choice
 from sr_perceptual_loss.critics.base import Critic
 from sr_perceptual_loss.errors import InputError, NonFiniteError
 from sr_perceptual_loss.losses.balance import GradNormBalancer
@@ -41,7 +41,8 @@ def _ms_ssim(sr: Tensor, hr: Tensor) -> Tensor:
             f"ms_ssim: got {sr.shape[2]}x{sr.shape[3]} patches, needs sides >= {MS_SSIM_SIDE}: set gt_size: 192 or "
             "larger in the YAML, or use `distortion: ssim`."
         )
-    return pytorch_msssim.ms_ssim(sr, hr, data_range=1.0, size_average=False)
+    with torch.device(sr.device):  # the library makes its window on the default device
+        return pytorch_msssim.ms_ssim(sr, hr, data_range=1.0, size_average=False)
 
 
 def _l1(sr: Tensor, hr: Tensor) -> Tensor:
@@ -79,7 +80,7 @@ class SSIMPerceptualRatioLoss(PairLoss):
         beta: share of the critic, >= 0; 1/9 to 7/3 is the working range of beta/alpha.
         loss_balance: ``grad_norm``, ``eq12`` or ``none``.
         distortion: ``ssim``, ``l1``, ``charbonnier`` or ``ms_ssim`` (sides >= 161).
-        loss_weight: factor on the whole loss.
+        loss_weight: factor on the whole loss, >= 0.
         weights: weights of the critic, as in :func:`create_critic`.
         crops: as in :class:`CriticLoss`.
         form: ``linear``, ``hinge`` or ``softplus``, as in :class:`CriticLoss`.
@@ -112,8 +113,7 @@ class SSIMPerceptualRatioLoss(PairLoss):
         precision: str = "fp32",
     ) -> None:
         super().__init__(loss_weight=loss_weight, schedule=schedule)
-        self.alpha = as_float("alpha", alpha, minimum=0.0)
-        self.beta = as_float("beta", beta, minimum=0.0)
+        self.alpha, self.beta = as_weight("alpha", alpha), as_weight("beta", beta)
         if self.alpha == self.beta == 0:
             raise InputError("alpha and beta are both 0; expected at least one positive share.")
         self.loss_balance = check_choice("loss_balance", loss_balance, LOSS_BALANCES)
@@ -148,6 +148,11 @@ class SSIMPerceptualRatioLoss(PairLoss):
     def label(self) -> str:
         """Name of this loss in messages."""
         return f"{type(self).__name__}({self.critic.card.name})"
+
+    def extra_repr(self) -> str:
+        """Both parts, their shares and balance."""
+        shares = f"{self.alpha:g} {self.distortion} : {self.beta:g} {self.perceptual}, {self.loss_balance}"
+        return f"{shares}, {super().extra_repr()}"
 
     def scores(self, sr: Tensor, hr: Tensor) -> Tensor | None:
         """The critic's scores for monitoring; see :meth:`PairLoss.scores`."""

@@ -43,6 +43,13 @@ class Schedule:
                     f"schedule: end {self.end} is not after start {self.start}, so the loss would never act. Both are "
                     "global iterations, not lengths."
                 )
+            # With a ramp the factor is still 0 at the start.
+            first = -(-(self.start + (self.ramp > 0)) // self.every) * self.every
+            if first >= self.end:
+                raise InputError(
+                    f"schedule: no multiple of every ({self.every}) is between start {self.start} and end {self.end}, "
+                    "so the loss would never act."
+                )
 
     @classmethod
     def from_config(cls, value: Schedule | Mapping[str, object] | None) -> Schedule:

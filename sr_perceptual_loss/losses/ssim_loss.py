@@ -19,7 +19,7 @@ class SSIMLoss(PairLoss):
     """loss_weight * mean(1 - SSIM(sr, hr)); same gradient as -SSIM, the form used in papers.
 
     Args:
-        loss_weight: factor.
+        loss_weight: factor, >= 0.
         window: side of the Gaussian window, odd, >= 3.
         sigma: standard deviation of the window, in pixels.
         reduction: ``mean``, ``sum`` or ``none``.
@@ -42,6 +42,10 @@ class SSIMLoss(PairLoss):
         if self.window % 2 == 0:
             raise InputError(f"window: got {self.window}, expected an odd number.")
         self.sigma = as_float("sigma", sigma, minimum=1e-3)
+
+    def extra_repr(self) -> str:
+        """Loss weight and window."""
+        return f"{super().extra_repr()}, window={self.window}, sigma={self.sigma:g}"
 
     def _values(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         score = ssim_checked(sr, hr, window=self.window, sigma=self.sigma)

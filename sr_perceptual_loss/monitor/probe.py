@@ -89,7 +89,8 @@ def probe(
     Args:
         losses: named losses, weight included, each ``(sr, hr) -> 0-d tensor``.
         batches: pairs (sr, hr) of (N, 3, H, W) images: outputs of the network to be trained, and their references.
-        shares: wanted shares by name (any positive numbers); equal ones by default.
+        shares: wanted shares by name; equal ones by default. For all losses: any positive numbers, only their ratios
+            count. For some: fractions of 1, and the other losses get equal parts of the rest.
         reference: the loss whose weight stays; the first by default.
         weights: current weights, only used for the proposed weights of the report.
 
@@ -136,12 +137,16 @@ def probe(
 def _normalised(names: tuple[str, ...], shares: Mapping[str, float] | None) -> dict[str, float]:
     shares = dict.fromkeys(names, 1.0) if shares is None else shares
     check_known_keys("probe shares", shares, names)
-    missing = [name for name in names if name not in shares]
-    if missing:
-        raise InputError(f"probe shares: none for {', '.join(missing)}; give one for every loss.")
-    numbers = {name: as_float(f"share of {name}", shares[name], minimum=1e-9) for name in names}
+    numbers = {name: as_float(f"share of {name}", share, minimum=1e-9) for name, share in shares.items()}
+    missing, given = [name for name in names if name not in shares], sum(numbers.values())
+    if missing and given >= 1:
+        raise InputError(
+            f"probe shares: got {given:g} in total, which leaves nothing for {', '.join(missing)}. Give some losses "
+            "fractions of 1, or every loss a number."
+        )
+    numbers |= dict.fromkeys(missing, (1 - given) / max(1, len(missing)))
     total = sum(numbers.values())
-    return {name: value / total for name, value in numbers.items()}
+    return {name: numbers[name] / total for name in names}
 
 
 def _gradient(name: str, loss: PairFunction, sr: Tensor, hr: Tensor) -> tuple[float, Tensor]:

@@ -61,6 +61,20 @@ class CropPlan:
             object.__setattr__(self, name, number)
         check_choice("crops.small", self.small, SMALL_POLICIES)
         check_choice("crops.position", self.position, POSITIONS)
+        if self.seed and self.position != "random":
+            raise InputError(f"crops.seed: got {self.seed}, which has no effect with position: {self.position}.")
+        if self.count > 1 and self.position == "center":
+            raise InputError(f"crops.count: got {self.count}, but position: center has one crop; use random or grid.")
+
+    def check_whole_images(self, critic: str) -> None:
+        """Raise InputError for a field that has no effect without a crop size; ``critic`` takes images of any size."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "scales" and value != field.default:
+                raise InputError(
+                    f"crops.{field.name}: got {value!r}, which has no effect on whole images, and {critic} takes them "
+                    "whole. Give the side of the crops too, such as crops: {size: 224}, or leave `crops` out."
+                )
 
     @classmethod
     def from_config(cls, value: CropPlan | Mapping[str, object] | int | None) -> CropPlan:

@@ -64,7 +64,7 @@ def _filter(image: Tensor, weight: Tensor, bias: Tensor | None, *, turned: bool)
     tiles = (after @ products.view(len(before), -1)).view(TILE, TILE, n, rows, columns, -1).permute(2, 3, 0, 4, 1, 5)
     # Not a view of another tensor, so that the caller may modify it in place.
     size = (n, tiles.shape[-1], rows * TILE, columns * TILE)
-    result = torch.empty(size, dtype=image.dtype, memory_format=torch.channels_last)
+    result = torch.empty(size, dtype=image.dtype, device=image.device, memory_format=torch.channels_last)
     torch.add(tiles, 0 if bias is None else bias, out=result.permute(0, 2, 3, 1).view(tiles.shape))
     if result.shape[2:] == (height, width):
         return result

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from sr_perceptual_loss import InputError
+
 from .conftest import L1
 
 CRITIC = {"type": "CriticLoss", "critic": "haarpsi", "loss_weight": 0.5}
@@ -49,6 +51,28 @@ def test_probing_trains_nothing_and_reaches_the_wanted_shares(build):
     again = build("PerceptualSRModel", {"losses": [L1, {**CRITIC, "loss_weight": proposed}]})
     norms = probe_model(again, iter([batch]), iteration=10).norms
     assert norms["l1"] / norms["haarpsi"] == pytest.approx(3, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("shares", "wanted"),
+    [
+        ({"pix": 0.5}, (0.5, 0.25, 0.25)),
+        ({"pixel_opt": 2, "l_haarpsi": 1, "SSIMLoss": 1}, (0.5, 0.25, 0.25)),
+        ({"l_pix": 0.2, "CriticLoss": 0.2}, (0.2, 0.2, 0.6)),
+    ],
+)
+def test_losses_are_named_as_in_the_log_or_the_yaml(build, shares, wanted):
+    from sr_perceptual_loss.integrations.basicsr.probe import probe_model
+
+    model = build("PerceptualSRModel", {"pixel_opt": L1, "losses": [CRITIC, {"type": "SSIMLoss"}]})
+    batch = {"lq": model.lq, "gt": model.gt}
+    report = probe_model(model, iter([batch]), iteration=1, shares=shares, reference="SSIMLoss")
+    assert report.reference == "ssim"
+    assert report.shares == pytest.approx(dict(zip(("pix", "haarpsi", "ssim"), wanted, strict=True)))
+    with pytest.raises(InputError, match="pix, pixel_opt"):
+        probe_model(model, iter([batch]), iteration=1, shares={"pix": 0.1, "pixel_opt": 0.2})
+    with pytest.raises(InputError, match="'percep'.*haarpsi, pix, ssim"):
+        probe_model(model, iter([batch]), iteration=1, shares={"percep": 0.1})
 
 
 def test_a_stock_model_can_be_probed(build):

@@ -1,22 +1,28 @@
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
 from pairs import make_pair
+from torch import nn
 
 from sr_perceptual_loss import (
     Critic,
     CriticCard,
     CriticLoss,
     EfficientPBANLoss,
+    GradNormBalancer,
     InputError,
     NonFiniteError,
     RQILoss,
     SizeRule,
+    SSIMPerceptualRatioLoss,
     UnknownNameError,
     WeightsError,
     create_critic,
+    save_weights,
 )
 from sr_perceptual_loss.losses.critic_loss import FORMS
 from sr_perceptual_loss.ops.crops import crop_pairs
@@ -255,11 +261,56 @@ def test_construction_touches_no_global_state():
         ({"critic": "rqi_maniqa"}, WeightsError, "weights"),
         ({"critic": "rqi_maniqa", "weights": "/nowhere/x.safetensors"}, WeightsError, "/nowhere/x.safetensors"),
         ({"critic": "haarpsi", "margn": 1}, TypeError, "margn"),
+        ({"critic": "haarpsi", "form": "hinge"}, InputError, r"margin: got 0 .*haarpsi .*\[0, 1\].*0\.9"),
+        ({"critic": "haarpsi", "form": "hinge", "margin": "-1"}, InputError, "margin: got -1"),
+        ({"critic": "efficient_pban", "form": "hinge", "margin": 0}, InputError, r"margin: got 0 .*\[1, 5\]"),
+        ({"critic": "rqi_maniqa", "form": "hinge", "margin": -1}, InputError, "margin: got -1 .*such as 0"),
+        ({"critic": "haarpsi", "margin": 0.5}, InputError, "margin: got 0.5.*linear"),
+        ({"critic": "haarpsi", "crops": {"count": 4}}, InputError, "crops.count: got 4.*haarpsi.*size"),
+        ({"critic": "haarpsi", "crops": {"small": "resize"}}, InputError, "crops.small: got 'resize'"),
+        ({"critic": "haarpsi", "crops": {"seed": 3, "scales": [1, 2]}}, InputError, "crops.seed: got 3"),
     ],
 )
 def test_bad_options_fail_at_construction(options, error, words):
     with pytest.raises(error, match=words):
         CriticLoss(**options)
+
+
+def test_a_margin_above_every_score_is_the_linear_form():
+    sr, hr = make_pair(1, 32, 32)
+    hinge, linear = CriticLoss("haarpsi", form="hinge", margin=1.5), CriticLoss("haarpsi")
+    torch.testing.assert_close(hinge(sr, hr), 1.5 + linear(sr, hr))
+
+
+def test_random_weights_warn_at_every_construction():
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("default")  # Python's own: the same warning from the same line once
+        for _ in range(2):
+            loss = CriticLoss("tiny_efficient_pban", weights=None)
+        CriticLoss("haarpsi", weights=None)
+    assert [w.category for w in seen] == [UserWarning] * 2 and "tiny_efficient_pban" in str(seen[0].message)
+    assert loss.frozen.random_weights and not CriticLoss("haarpsi").frozen.random_weights
+    with pytest.warns(UserWarning, match="tiny_rqi_topiq"):
+        loss = SSIMPerceptualRatioLoss(create_critic("tiny_rqi_topiq", weights=None))
+    loss.critic.load_state_dict(loss.critic.state_dict())
+    assert not loss.perceptual.frozen.random_weights
+
+
+def test_one_line_tells_what_a_loss_is(tmp_path):
+    path = tmp_path / "w.safetensors"
+    sha = save_weights(create_critic("tiny_rqi_maniqa", weights=None), path)
+    loss = RQILoss("tiny_rqi_maniqa", weights=path, loss_weight="1e-1", form="hinge", margin=0.2, precision="bf16")
+    for text in ("RQILoss(tiny_rqi_maniqa", f"weights='{path}' [sha {sha[:8]}]", "loss_weight=0.1", "size=32"):
+        assert text in repr(loss)
+    for text in ("form=hinge", "margin=0.2", "precision=bf16"):
+        assert text in repr(loss)
+    assert repr(loss) in repr(nn.ModuleList([loss])) and "\n" not in repr(loss)
+    haarpsi = CriticLoss("haarpsi", schedule={"start": 7})
+    assert "formula" in repr(haarpsi) and "start=7" in repr(haarpsi) and "whole images" in repr(haarpsi)
+    assert "random weights" in repr(CriticLoss("tiny_rqi_topiq", weights=None))
+    ratio = repr(SSIMPerceptualRatioLoss("haarpsi", alpha=0.3, beta=0.7))
+    assert "0.3 ssim : 0.7 CriticLoss(haarpsi" in ratio and "grad_norm" in ratio
+    assert repr(GradNormBalancer({"a": 1, "b": 3})) == "GradNormBalancer(a=0.25, b=0.75)"
 
 
 def test_named_forms():

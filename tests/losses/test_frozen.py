@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +15,9 @@ from tiny_critics import tiny
 from torch import nn
 
 from sr_perceptual_loss import CriticLoss, EfficientPBANLoss, FrozenCritic, InputError, create_critic, save_weights
+from sr_perceptual_loss.critics.registry import critic_class
 from sr_perceptual_loss.losses.frozen import share_critics
+from sr_perceptual_loss.weights.manifest import WeightsEntry
 
 
 def tiny_loss(**options):
@@ -72,7 +76,7 @@ def test_a_hostile_training_run_leaves_every_tensor_and_flag():
 @pytest.mark.parametrize("name", ["efficient_pban", "rqi_maniqa", "rqi_topiq"])
 def test_modes_of_the_parent_change_no_score(name):
     """Dropout and batch norm statistics of the critic stay out of a host's training and validation."""
-    host = Host(CriticLoss(tiny(name), crops={"position": "center"}))
+    host = Host(CriticLoss(tiny(name), crops={"size": 32, "position": "center"}))
     before = host.loss.frozen.digest()
     sr, hr = make_pair(2, 48, 48)
     expected = host.loss(sr, hr)
@@ -265,3 +269,39 @@ def test_equal_critics_are_shared_on_request(tmp_path):
     torch.testing.assert_close(losses[0](sr, hr), losses[1](sr, hr))
     assert (first.memo.hits, first.memo.misses) == (1, 1)
     assert share_critics(losses) == 0
+
+
+@pytest.mark.parametrize("case", ["text", "Path", "home", "link", "folder link", "store"])
+def test_a_pickle_finds_its_weights_from_another_working_directory(tmp_path, monkeypatch, case):
+    """A relative path, and a link that leads elsewhere later, mean the file of the construction."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "link.safetensors").symlink_to("w.safetensors")
+    (tmp_path / "folder").symlink_to("run")
+    save_weights(tiny("rqi_topiq"), run / "w.safetensors")
+    monkeypatch.chdir(run)
+    monkeypatch.setenv("HOME", str(run))
+    name, weights = "tiny_rqi_topiq", {
+        "text": "w.safetensors",
+        "Path": Path("../run/w.safetensors"),
+        "home": "~/w.safetensors",
+        "link": "./link.safetensors",
+        "folder link": "../folder/w.safetensors",
+        "store": "test",
+    }[case]  # fmt: skip
+    if case == "store":
+        entry = WeightsEntry(tag="test", repo_id="a/b", filename="c", revision="main", sha256="", bytes=0, licence="",
+                             training_data="", origin="", commercial_use=None)  # fmt: skip
+        cls = critic_class(name)
+        monkeypatch.setattr(cls, "card", dataclasses.replace(cls.card, weights={"test": entry}))
+        monkeypatch.setenv("SRPL_HOME", "store")
+        save_weights(tiny("rqi_topiq"), run / "store" / "weights" / f"{name}-test.safetensors")
+    data = pickle.dumps(loss := CriticLoss(name, weights=weights))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "folder").unlink()
+    sr, hr = make_pair(1, 48, 48)
+    assert torch.equal(pickle.loads(data)(sr, hr), loss(sr, hr))
+    assert torch.equal(copy.deepcopy(loss)(sr, hr), loss(sr, hr))
+    # Once more, from the copy.
+    assert torch.equal(pickle.loads(pickle.dumps(pickle.loads(data)))(sr, hr), loss(sr, hr))

@@ -194,3 +194,23 @@ def test_two_devices(build):
 def test_two_devices_with_a_gpu(build):
     sr, hr = make_pair(1, 32, 32)
     refused(build, "cuda:0.*cpu", sr.cuda(), hr)
+
+
+@pytest.mark.parametrize("weight", [-0.1, "-0.1", "-1e-1", -1e-30])
+def test_a_negative_weight_is_refused_with_the_positive_one(build, weight):
+    positive = f"{-float(weight):g}"
+    with pytest.raises(InputError, match=f"loss_weight: got -{positive}.*{positive}"):
+        build(loss_weight=weight)
+    loss = build()
+    with pytest.raises(InputError, match=f"loss_weight: got -{positive}"):
+        loss.loss_weight = weight
+    assert loss.loss_weight == 1
+
+
+@pytest.mark.parametrize("weight", [0, "0", -0.0, "-0"])
+def test_the_weight_0_switches_a_loss_off(build, weight):
+    x, hr = make_pair(1, 32, 32)
+    loss = build(loss_weight=weight)
+    loss(x.requires_grad_(), hr).backward()
+    assert loss.terms["loss"] == 0 and x.grad.count_nonzero() == 0 and loss.terms["score"] != 0
+    assert str(loss.loss_weight) == "0.0"

@@ -135,3 +135,20 @@ def test_scores_for_an_onlooker_leave_no_trace():
     torch.testing.assert_close(a.scores(hr, hr), torch.ones(3))
     # The boxes of the next call are those of a loss that nobody looked at.
     assert torch.equal(a(sr, hr), b(sr, hr))
+
+
+@pytest.mark.parametrize(
+    ("fields", "never"),
+    [
+        ({"start": 10, "end": 15, "every": 100}, True),
+        ({"start": 10, "end": 12, "every": 10}, False),
+        ({"start": 10, "end": 11, "ramp": 5}, True),
+        ({"start": 10, "end": 12, "ramp": 5}, False),
+    ],
+)
+def test_a_schedule_that_never_acts_is_refused(fields, never):
+    if never:
+        with pytest.raises(InputError, match=f"start 10 .*end {fields['end']}"):
+            Schedule(**fields)
+    else:
+        assert any(Schedule(**fields).factor(i) > 0 for i in range(20))

@@ -51,6 +51,11 @@ def test_wanted_shares_come_out():
     assert after.factors == pytest.approx({"l1": 1.0, "ssim": 1.0, "haarpsi": 1.0})
 
 
+def test_losses_without_a_share_get_equal_parts_of_the_rest():
+    losses = {name: linear(basis(i)) for i, name in enumerate("abc")}
+    assert probe(losses, BATCHES, shares={"c": "0.4"}).shares == pytest.approx({"a": 0.3, "b": 0.3, "c": 0.4})
+
+
 def test_a_loss_without_a_gradient_has_no_factor():
     report = probe({"a": linear(basis(0)), "dead": lambda sr, hr: sr.sum() * 0}, BATCHES)
     assert report.factors["dead"] is None
@@ -71,8 +76,9 @@ def test_bad_arguments():
     losses = {"a": linear(basis(0)), "b": linear(basis(1))}
     with pytest.raises(InputError, match="'bb'.*'b'"):
         probe(losses, BATCHES, shares={"a": 1, "bb": 1})
-    with pytest.raises(InputError, match="shares.* b"):
-        probe(losses, BATCHES, shares={"a": 1})
+    for too_much in (1, 1.5):
+        with pytest.raises(InputError, match=f"shares: got {too_much}.* b"):
+            probe(losses, BATCHES, shares={"a": too_much})
     with pytest.raises(InputError, match="share of b.*0"):
         probe(losses, BATCHES, shares={"a": 1, "b": 0})
     with pytest.raises(InputError, match="reference.*'c'"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,7 +14,7 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
 from basicsr.models.esrgan_model import ESRGANModel
 from basicsr.utils.options import parse_options
-from torch import Tensor
+from torch import Tensor, nn
 
 from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.integrations.basicsr.losses import LossList
@@ -24,24 +25,32 @@ from sr_perceptual_loss.monitor.probe import PairFunction, ProbeReport, probe
 __all__ = ["losses_of", "probe_model", "probe_yaml"]
 
 
+#: Slot in the YAML -> name in the log.
+SLOTS = {"pixel_opt": "pix", "perceptual_opt": "percep", "gan_opt": "gan"}
+
+
+def _modules_of(model: Any) -> dict[str, nn.Module]:
+    """The generator losses by log name."""
+    percep, gan = getattr(model, "cri_perceptual", None), getattr(model, "cri_gan", None)
+    listed = percep if isinstance(percep, LossList) else None
+    middle = {"percep": percep} if listed is None else dict(zip(listed.names, listed.members, strict=True))
+    losses = {"pix": getattr(model, "cri_pix", None), **middle, "gan": gan}
+    return {name: loss for name, loss in losses.items() if loss is not None}
+
+
 def losses_of(model: Any) -> tuple[dict[str, PairFunction], dict[str, float]]:
     """The generator losses of a stock model or one of ours, as the training step adds them up, by log name.
 
     Returns:
         Functions ``(sr, hr) -> 0-d loss``, weight included; and the current weights of those that have one.
     """
-    percep, gan = getattr(model, "cri_perceptual", None), getattr(model, "cri_gan", None)
-    losses: dict[str, Any] = {"pix": model.cri_pix} if getattr(model, "cri_pix", None) else {}
-    if isinstance(percep, LossList):
-        losses |= dict(zip(percep.names, percep.members, strict=True))
-    elif percep:
-        losses["percep"] = percep
+    losses = _modules_of(model)
     functions: dict[str, PairFunction] = {
         name: lambda sr, hr, loss=loss: _sum(loss(sr, hr))  # type: ignore[misc]
         for name, loss in losses.items()
     }
-    if gan:
-        losses["gan"], functions["gan"] = gan, lambda sr, hr: _adversarial(model, sr, hr)
+    if getattr(model, "cri_gan", None):
+        functions["gan"] = lambda sr, hr: _adversarial(model, sr, hr)
     weights = {}
     for name, loss in losses.items():
         owner = loss.loss if isinstance(loss, HostLoss) else loss
@@ -49,6 +58,14 @@ def losses_of(model: Any) -> tuple[dict[str, PairFunction], dict[str, float]]:
         if isinstance(weight, int | float):
             weights[name] = float(weight)
     return functions, weights
+
+
+def _log_name(name: str, model: Any) -> str:
+    """The log name of a loss that a user calls by its slot in the YAML, by ``l_pix``, or by its type, if unique."""
+    losses = _modules_of(model)
+    of_type = [known for known, loss in losses.items() if type(loss).__name__ == name]
+    guesses = [name, SLOTS.get(name, name), re.sub("^l_(g_)?", "", name), *(of_type if len(of_type) == 1 else ())]
+    return next((guess for guess in guesses if guess in losses), name)
 
 
 def _sum(result: Tensor | tuple[Tensor | None, ...]) -> Tensor:
@@ -76,9 +93,16 @@ def probe_model(
 ) -> ProbeReport:
     """:func:`probe` the losses of a BasicSR model at the outputs of its own network; nothing is trained.
 
-    ``data`` gives batches with ``lq`` and ``gt``; schedules are evaluated at ``iteration``.
+    ``data`` gives batches with ``lq`` and ``gt``; schedules are evaluated at ``iteration``. A loss may be named as in
+    the log or the YAML: ``pix``, ``l_pix``, ``pixel_opt``, or its type where no other loss has it.
     """
     losses, weights = losses_of(model)
+    reference = None if reference is None else _log_name(reference, model)
+    if shares is not None:
+        given = list(shares)
+        shares = {_log_name(name, model): share for name, share in shares.items()}
+        if len(shares) < len(given):
+            raise InputError(f"probe shares: got {', '.join(given)} for {', '.join(shares)}; name each loss once.")
     if isinstance(getattr(model, "cri_perceptual", None), LossList):
         model.cri_perceptual.step(iteration)
 
