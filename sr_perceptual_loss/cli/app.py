@@ -5,6 +5,8 @@ Nothing heavy is imported here or at the top of a command's file, so ``srpl --he
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +21,7 @@ from sr_perceptual_loss.errors import InputError, InstallError, NonFiniteError, 
 __all__ = ["app", "main"]
 
 REFUSED = 2
+INTERRUPTED = 130
 #: Packages of the extra `lab` that commands import.
 LAB = ("accelerate", "choix", "filelock", "jinja2", "matplotlib", "msgspec", "rich", "scipy", "tqdm", "yaml")
 
@@ -39,6 +42,9 @@ class Commands(TyperGroup):
                 raise
             log(f"error: {package} is missing: pip install 'sr_perceptual_loss[lab]'")
             raise typer.Exit(REFUSED) from None
+        except KeyboardInterrupt:
+            log("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
 
 
 app = typer.Typer(
@@ -46,7 +52,8 @@ app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 
@@ -79,6 +86,9 @@ app.command("basicsr", context_settings={"allow_extra_args": True, "ignore_unkno
 
 def main() -> None:
     """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names that the terminal or pipe cannot show are escaped
+            stream.reconfigure(errors="backslashreplace")
     app()
 
 

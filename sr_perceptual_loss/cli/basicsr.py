@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,14 @@ def basicsr(
     All other options go to BasicSR's parser. Under torchrun:
     torchrun --nproc_per_node 4 -m sr_perceptual_loss.integrations.basicsr_runner -opt x.yml --launcher pytorch
     """
+    from sr_perceptual_loss import errors
     from sr_perceptual_loss.integrations.basicsr_runner import run
 
-    run(context.args, imports or (), script)
+    try:
+        run(context.args, imports or (), script)
+    except Exception as error:
+        if type(error).__module__ == errors.__name__:
+            raise
+        # BasicSR's own errors look as they do without us.
+        traceback.print_exception(error)
+        raise typer.Exit(1) from None

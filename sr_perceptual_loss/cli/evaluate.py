@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sr_perceptual_loss.cli.device import Device, check_device
-from sr_perceptual_loss.cli.terminal import log, track
+from sr_perceptual_loss.cli.terminal import echo, log, print_table, track
 from sr_perceptual_loss.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,10 +52,11 @@ def evaluate(
     bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals; 0 for none.")] = 1000,
     worst: Annotated[int, typer.Option(help="Largest disagreements that the report shows as images.")] = 8,
 ) -> None:
-    """Compare a critic's scores with human opinions; prints name, value, low, high, count, meaning (tab-separated).
+    """Compare a critic's scores with human opinions; prints name, value, low, high, count, meaning.
 
-    Intervals are 95 % bootstrap intervals over reference contents. With --out, an interrupted run continues. Without
-    --crop-size, the default protocol of a critic of free size is full.
+    On a terminal that is a table, else tabs separate the columns. Intervals are 95 % bootstrap intervals over reference
+    contents. With --out, an interrupted run continues. Without --crop-size, the default protocol of a critic of free
+    size is full.
     """
     from sr_perceptual_loss import __version__
     from sr_perceptual_loss.lab.data.registry import read_labels
@@ -173,14 +175,12 @@ def _by_scales(critic: Critic, protocol: Protocol, pairs: list[Pair], crop_size:
     """How many images were scored at which scales: one not larger than the crop is scored at a single scale."""
     from collections import Counter
 
-    from PIL import Image
-
+    from sr_perceptual_loss.lab.data.images import image_size
     from sr_perceptual_loss.lab.evaluation.protocol import scales_used
 
     counts: Counter[str] = Counter()
     for dist, _ in pairs:
-        with Image.open(dist) as image:
-            scales = scales_used(critic, protocol, image.height, image.width, crop_size=crop_size)
+        scales = scales_used(critic, protocol, *image_size(dist), crop_size=crop_size)
         counts[", ".join(f"{scale:.3g}" for scale in scales)] += 1
     return dict(counts)
 
@@ -191,7 +191,11 @@ def _print(result: Evaluation, warning: str) -> None:
             log(note)
     if warning:
         log(f"warning: {warning}")
-    typer.echo("number\tvalue\tlow\thigh\tcount\tmeaning")
+    lines = [("number", "value", "low", "high", "count", "meaning")]
     for row in result.rows:
-        numbers = (f"{v:.6f}" if math.isfinite(v) else "nan" for v in (row.value, row.low, row.high))
-        typer.echo("\t".join((row.name, *numbers, str(row.count), row.meaning)))
+        value, low, high = (f"{v:.6f}" if math.isfinite(v) else "nan" for v in (row.value, row.low, row.high))
+        lines.append((row.name, value, low, high, str(row.count), row.meaning))
+    if sys.stdout.isatty():
+        print_table("", lines[0], lines[1:])
+    else:
+        echo("\n".join("\t".join(line) for line in lines))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -25,4 +26,5 @@ def fetch(
     if not card.needs_weights:
         raise WeightsError(f"{name} is a formula and has no weights; there is nothing to fetch.")
     entry = store.entry_of(name, card.weights, weights)
-    typer.echo(store.fetch(name, entry, remap=cls.remap_official, build=cls, progress=log))
+    path = store.fetch(name, entry, remap=cls.remap_official, build=cls, progress=log)
+    typer.echo(os.fsencode(path))  # any name, whatever the terminal's encoding

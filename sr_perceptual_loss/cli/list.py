@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import textwrap
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,6 +81,7 @@ def _text(critic: dict[str, Any], *, notes: bool) -> str:
             f"commercial use: {COMMERCIAL_USE[entry['commercial_use']]}",
             f"           trained on: {entry['training_data'] or 'not stated'}; {entry['bytes'] / 1e6:.0f} MB",
         ]
-    for note in critic["notes"] if notes else ():
-        lines += textwrap.wrap(note, 100, initial_indent="  note     ", subsequent_indent="           ")
-    return "\n".join(lines)
+    lines += [f"  note     {note}" for note in critic["notes"] if notes]
+    width = min(max(shutil.get_terminal_size().columns, 40), 100)
+    wrapper = textwrap.TextWrapper(width, subsequent_indent=" " * 11, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(wrapper.fill(line) for line in lines)

@@ -112,19 +112,14 @@ def _files(sr: Path, hr: Path, lr: Path | None) -> list[_Files]:
     pairs = match_images(sr, hr).pairs
     if not lr:
         return [_Files(image, reference, None) for image, reference in pairs]
-    inputs: dict[Path, list[Path]] = {reference: [] for _, reference in pairs}
     try:
-        for image, reference in match_images(lr, hr, "LR").pairs:
-            inputs.setdefault(reference, []).append(image)
+        inputs = {reference: image for image, reference in match_images(lr, hr, "LR").pairs}
     except InputError as error:
         raise InputError(f"--lr: {error}") from None
     for _, reference in pairs:
-        if len(inputs[reference]) != 1:
-            names = ", ".join(path.name for path in inputs[reference]) or "none"
-            raise InputError(
-                f"--lr: {len(inputs[reference])} LR images for {reference.name} ({names}), expected one in {lr}."
-            )
-    return [_Files(image, reference, inputs[reference][0]) for image, reference in pairs]
+        if reference not in inputs:
+            raise InputError(f"--lr: no LR image for {reference.name}, expected one in {lr}.")
+    return [_Files(image, reference, inputs[reference]) for image, reference in pairs]
 
 
 def _scores(

@@ -10,7 +10,7 @@ import typer
 
 from sr_perceptual_loss.cli.device import Device, check_device
 from sr_perceptual_loss.cli.pairing import match_images
-from sr_perceptual_loss.cli.terminal import log, track
+from sr_perceptual_loss.cli.terminal import echo, log, one_line, track
 
 __all__ = ["score"]
 
@@ -25,13 +25,16 @@ def score(
 ) -> None:
     """Score SR images against their references; higher is better. Prints name, tab, score for each.
 
-    Folders are matched by file name, by stem, or by an SR name that starts with the HR name (baby_x4.png for baby.png).
+    Folders are matched by file name, by stem, or by an SR name that starts with the HR name (baby_x4.png for baby.png);
+    endings such as _HR, _GT, _LR, x4 are known. Sub-folders and hidden files are left out.
     A critic with a fixed input size sees evenly spaced crops that cover the image; their mean is the score. This is not
     a published protocol, so compare only numbers that were made in the same way.
     """
+    import torch
+
     from sr_perceptual_loss.critics import create_critic, get_card
     from sr_perceptual_loss.critics.whole_image import score_whole_image
-    from sr_perceptual_loss.lab.data.images import read_pair
+    from sr_perceptual_loss.lab.data.images import check_same_size, read_pixels
 
     card = get_card(critic)
     matches = match_images(sr, hr)
@@ -39,10 +42,14 @@ def score(
     network = create_critic(critic, weights=weights, device=device)
     scores: dict[str, float] = {}
     for sr_path, hr_path in track(matches.pairs, "scoring"):
-        sr_image, hr_image = (image.to(device) for image in read_pair(sr_path, hr_path))
+        # 8-bit pixels take a quarter of the memory.
+        sr_image, hr_image = (
+            torch.from_numpy(read_pixels(path)).permute(2, 0, 1).to(device) for path in (sr_path, hr_path)
+        )
+        check_same_size(sr_image, hr_image, names=(sr_path.name, hr_path.name))
         scores[sr_path.name] = score_whole_image(network, sr_image, hr_image, sr_path.name)
         if not as_json:
-            typer.echo(f"{sr_path.name}\t{scores[sr_path.name]:.6f}")
+            echo(f"{one_line(sr_path.name)}\t{scores[sr_path.name]:.6f}")
     mean = sum(scores.values()) / len(scores)
     if not as_json:
         log(f"mean of {len(scores)}: {mean:.6f} ({critic}, higher is better)")

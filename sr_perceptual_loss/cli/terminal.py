@@ -1,38 +1,102 @@
-"""Messages and progress on stderr, tables on stdout."""
+"""Messages and progress on stderr, data and tables on stdout; both may be the same terminal."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
+import textwrap
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import typer
 
-__all__ = ["log", "print_table", "track"]
+__all__ = ["echo", "log", "one_line", "print_table", "track"]
 
 T = TypeVar("T")
 
+#: Width that the last column of a table has at least, if its texts are that long.
+PROSE = 20
+
+
+class _Status:
+    """The line of progress at the bottom of a terminal; everything else that is printed removes it first."""
+
+    def __init__(self) -> None:
+        self._length = 0
+
+    def show(self, text: str) -> None:
+        """Write over the line."""
+        text = text[: max(1, shutil.get_terminal_size().columns - 1)]  # a longer one would begin a new line
+        sys.stderr.write(f"\r{text:<{self._length}}\r{text}")
+        sys.stderr.flush()
+        self._length = len(text)
+
+    def remove(self) -> None:
+        """Clear the line, if there is one."""
+        if self._length:
+            self.show("")
+
+
+_STATUS = _Status()
+
 
 def log(text: str) -> None:
-    """A line on stderr."""
-    typer.echo(text, err=True)
+    """A message on stderr; it may hold names of files."""
+    _STATUS.remove()
+    typer.echo("\n".join(one_line(line) for line in text.split("\n")), err=True)
+
+
+def echo(text: str) -> None:
+    """A line on stdout."""
+    _STATUS.remove()
+    typer.echo(text)
+
+
+def one_line(text: str) -> str:
+    """The text with everything but printable characters escaped, so that a name breaks no line and no terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def track(items: Sequence[T], label: str) -> Iterator[T]:
-    """The items one by one, with a progress bar if stderr is a terminal."""
-    if len(items) < 2 or not sys.stderr.isatty():
+    """The items one by one, with a line of progress if stderr is a terminal."""
+    if len(items) < 2 or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield from items
         return
-    with typer.progressbar(items, label=label, file=sys.stderr) as bar:
-        yield from bar
+    start = time.monotonic()
+    try:
+        for done, item in enumerate(items):
+            left = (time.monotonic() - start) / done * (len(items) - done) if done else 0
+            _STATUS.show(f"{label} {done + 1} of {len(items)}" + (f", about {left / 60:.0f} min left" * (left > 60)))
+            yield item
+    finally:
+        _STATUS.remove()
 
 
 def print_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A formatted table on stdout; needs rich, of the extra ``lab``."""
-    from rich.console import Console
-    from rich.table import Table
+    """Aligned columns on stdout.
 
-    table = Table(*heads, title=title)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    A table that is too wide for the terminal is cut between columns; the rest follows with the first column repeated.
+    Only the last column may have several lines.
+    """
+    lines = [heads, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    screen = shutil.get_terminal_size().columns
+    groups, used = [[0]], widths[0]
+    for column in range(1, len(heads)):
+        needed = 2 + (min(widths[column], PROSE) if column == len(heads) - 1 else widths[column])
+        if used + needed > screen and len(groups[-1]) > 1:
+            groups.append([0])
+            used = widths[0]
+        groups[-1].append(column)
+        used += needed
+    for group in groups:
+        echo(title)
+        *aligned, last = group
+        indent = sum(widths[column] + 2 for column in aligned)
+        wrapper = textwrap.TextWrapper(max(screen, indent + PROSE), subsequent_indent=" " * indent)
+        for line in lines:
+            cells = [*(f"{line[column]:<{widths[column]}}" for column in aligned), line[last]]
+            echo(wrapper.fill("  ".join(cells).rstrip()))
+        title = ""

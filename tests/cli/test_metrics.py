@@ -363,9 +363,9 @@ def test_a_function_and_lr_that_do_not_fit(run, folders, module, picture, tmp_pa
     (lr / "bx4.png").rename(lr / "a_x4.png")
     result = run(*folders, "--lr", *options)
     assert result.exit_code == 2
-    assert "--lr: 2 LR images for a.png (a_x4.png, ax4.png)" in result.stderr
+    assert all(words in result.stderr for words in ("--lr: ", "2 LR images", "a.png", "a_x4.png, ax4.png"))
     (lr / "a_x4.png").unlink()
-    assert "--lr: 0 LR images for b.png (none)" in run(*folders, "--lr", *options).stderr
+    assert "--lr: no LR image for b.png" in run(*folders, "--lr", *options).stderr
 
 
 def test_two_runs_on_one_file(run, folders, tmp_path):

@@ -53,6 +53,60 @@ def test_no_pair_and_more_than_one(match, sr_names, hr_names, words):
         match(sr_names, hr_names)
 
 
+@pytest.mark.parametrize(
+    ("sr_name", "hr_name"),
+    [
+        ("img_001_SRF_4_LR.png", "img_001_SRF_4_HR.png"),
+        ("img_001_SRF_4_SwinIR.png", "img_001_SRF_4_HR.png"),
+        ("birdx4_SR.png", "bird_GT.png"),
+        ("SR_baby.png", "HR_baby.png"),
+        ("baby_LR.PNG", "Baby_hr.tif"),
+        ("0801x4.png", "0801.webp"),
+        ("panasonic_150_x4.png", "panasonic_150_x1.png"),
+        ("cafe\u0301_x4.png", "caf\u00e9.png"),
+    ],
+)
+def test_names_of_test_sets(match, sr_name, hr_name):
+    """Beside references whose names are a part of it, or have a digit more."""
+    others = ["img_001_SRF_2_HR.png", "img_00.png", "bir.png", "bab.png", "080.png", "08011.png", "panasonic_15.png"]
+    assert match([sr_name], [*others, hr_name])[0] == [(sr_name, hr_name)]
+
+
+@pytest.mark.parametrize(
+    ("sr_names", "hr_names", "words"),
+    [
+        (["img_1_x4.png"], ["img_10.png"], "img_1_x4.png"),
+        (["baby_x4_A.png", "baby_x4_B.png"], ["baby.png"], "2 SR images belong to baby.png"),
+        (
+            ["img_001_SwinIR.png"],
+            ["img_001_SRF_2_HR.png", "img_001_SRF_4_HR.png"],
+            "img_001_SRF_2_HR.png, img_001_SRF_4",
+        ),
+        (["baby_x4.png"], ["baby.png", "baby_GT.png"], "baby.png, baby_GT.png"),
+    ],
+)
+def test_names_that_do_not_tell_the_pair(match, sr_names, hr_names, words):
+    with pytest.raises(InputError, match=words):
+        match(sr_names, hr_names)
+
+
+def test_names_that_differ_in_case_only(tmp_path, match):
+    (tmp_path / "case.probe").write_bytes(b"")
+    if (tmp_path / "CASE.probe").exists():
+        pytest.skip("this file system does not tell them apart")
+    pairs = match(["a.png", "B.png"], ["a.png", "A.png", "b.png"])[0]
+    assert pairs == [("B.png", "b.png"), ("a.png", "a.png")]
+
+
+def test_sub_folders_are_named(match, tmp_path, capsys):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "hr").mkdir()
+    (tmp_path / "deep" / "set5").mkdir()
+    with pytest.raises(InputError, match="no images"):
+        match_images(tmp_path / "deep", tmp_path / "hr")
+    assert "set5" in capsys.readouterr().err
+
+
 def test_a_file_against_a_folder(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(InputError, match="two files or two folders"):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from sr_perceptual_loss.lab.data.folders import list_folder
 from sr_perceptual_loss.lab.data.labels import LabelSet
 from sr_perceptual_loss.lab.data.reader import DatasetCard, Reader
 from sr_perceptual_loss.lab.data.rows import Row, base_name, is_iqa_list, read_rows
@@ -103,7 +104,7 @@ def _entries(layout: Layout, reader: Reader, labels: Path | None) -> Iterator[tu
     if labels is None:
         places = [reader.root / name for name in layout.labels]
         labels = next((place for place in places if place.exists()), places[0])
-    files = sorted(labels.glob("*.txt")) if labels.is_dir() else [labels]
+    files = list_folder(labels, (".txt",)).files if labels.is_dir() else [labels]
     if not files:
         reader.problems.add(labels, None, "the folder has no label files (.txt).")
     for file in files:

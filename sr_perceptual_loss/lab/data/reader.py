@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sr_perceptual_loss.errors import InputError
+from sr_perceptual_loss.lab.data.folders import composed, list_folder, on_disk
 from sr_perceptual_loss.lab.data.images import SUFFIXES
 from sr_perceptual_loss.lab.data.labels import LabelSet, RatedImage, Vote
 from sr_perceptual_loss.lab.data.rows import Problems, Row
@@ -40,7 +40,7 @@ class DatasetCard:
 
 
 class ImageFolder:
-    """The images in one folder of a data set.
+    """The images in one folder of a data set; which files count is said in lab/data/folders.py.
 
     Published copies differ in the case of names (``I01.BMP``, ``i25.bmp``), in folder names and in nesting. A name is
     looked up as it is written first, then without regard to case.
@@ -58,7 +58,7 @@ class ImageFolder:
         self._root = root
         self._names = tuple(names)
         self._deep = deep
-        existing = [root / name for name in names if _is_folder(root / name)]
+        existing = [folder for name in names if _is_folder(folder := on_disk(root / name))]
         self._folders = existing if every else existing[:1]
         self._index: dict[str, list[Path]] | None = None
         self._requested: dict[str, Path] = {}
@@ -81,8 +81,9 @@ class ImageFolder:
         return self._requested[name]
 
     def _look_up(self, name: str, row: Row, assumed_folder: str) -> Path:
+        name = composed(name)
         paths = self._listing().get(name.lower(), [])
-        paths = [path for path in paths if path.name == name] or paths
+        paths = [path for path in paths if composed(path.name) == name] or paths
         if len(paths) > 1:
             self._ambiguous[name] = (row, paths)
         if paths:
@@ -115,15 +116,10 @@ class ImageFolder:
     def _listing(self) -> dict[str, list[Path]]:
         if self._index is None:
             self._index = {}
-            for path in sorted(p for folder in self._folders for p in self._files(folder)):
-                self._index.setdefault(path.name.lower(), []).append(path)
+            listings = (list_folder(folder, SUFFIXES, deep=self._deep) for folder in self._folders)
+            for path in sorted(path for listing in listings for path in listing.files):
+                self._index.setdefault(composed(path.name).lower(), []).append(path)
         return self._index
-
-    def _files(self, folder: Path) -> Iterator[Path]:
-        for place, folders, files in os.walk(folder):
-            if not self._deep:
-                folders.clear()
-            yield from (Path(place) / name for name in files if name.lower().endswith(SUFFIXES))
 
 
 def _is_folder(path: Path) -> bool:
@@ -176,10 +172,11 @@ class Reader:
             bounds: lowest and highest allowed value; None for an open scale.
             what: its name, for the report.
         """
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
+        value = row.number(text)
+        if value is None:  # concerns the whole file, so it is said once
+            unclear = f"{what}: the separator of thousands or decimals is unclear; write 1520.5, without other marks."
+            self.problems.add(row.file, None, unclear)
+            return None
         if not math.isfinite(value):
             self.problem(row, f"{what}: got '{text}', expected a finite number.")
             return None

@@ -9,6 +9,7 @@ from pathlib import Path
 from sr_perceptual_loss.checks import as_path, nearest
 from sr_perceptual_loss.errors import UnknownNameError
 from sr_perceptual_loss.lab.data import isrgen_qa, pieapp, sriqa_bench, table
+from sr_perceptual_loss.lab.data.folders import on_disk
 from sr_perceptual_loss.lab.data.labels import LabelSet
 from sr_perceptual_loss.lab.data.layouts import LAYOUTS, read_layout
 from sr_perceptual_loss.lab.data.reader import DatasetCard, Reader
@@ -58,5 +59,5 @@ def read_labels(
         InputError: one report of everything wrong with the files, each problem with file and line.
     """
     card = dataset_card(name)
-    reader = Reader(card, as_path(root), check_images=check_images)
-    return _DATASETS[name][1](reader, None if labels is None else as_path(labels))
+    reader = Reader(card, on_disk(as_path(root)), check_images=check_images)
+    return _DATASETS[name][1](reader, None if labels is None else on_disk(as_path(labels)))

@@ -1,10 +1,17 @@
-"""Rows of label files with their line numbers, and the report of everything that is wrong with them."""
+"""Rows of label files with their line numbers, and the report of everything that is wrong with them.
+
+Tables are read as spreadsheets write them: separated by commas, semicolons or tabs (the first line tells, or a line
+``sep=;`` before it), in UTF-8 or UTF-16, with decimal commas, empty columns at the end and empty rows.
+"""
 
 from __future__ import annotations
 
 import csv
+import math
+import re
+import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sr_perceptual_loss.errors import InputError
@@ -13,6 +20,12 @@ __all__ = ["IQA_LIST", "Problems", "Row", "base_name", "is_iqa_list", "read_line
 
 #: Header of the label lists of the IQA-Dataset project: one CSV per data set.
 IQA_LIST = ("dis_img_path", "dis_type", "ref_img_path", "score")
+
+#: A number with a decimal comma, and one whose comma may as well separate thousands.
+_DECIMAL_COMMA = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:\.\d{3})+),\d+(?:[eE][+-]?\d+)?")
+_UNCLEAR_COMMA = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+#: A number whose commas or points separate thousands, or may do so beside decimal commas.
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d*)?"), re.compile(r"[+-]?[1-9]\d{0,2}(?:\.\d{3})+(?:,\d*)?")
 
 
 class Problems:
@@ -36,7 +49,9 @@ class Problems:
             line: line number, from 1; None for the whole file.
             what: what was read and what was expected.
         """
-        self._lines.append(f"{file}{'' if line is None else f', line {line}'}: {what}")
+        entry = f"{file}{'' if line is None else f', line {line}'}: {what}"
+        if entry not in self._lines:
+            self._lines.append(entry)
 
     def check(self) -> None:
         """Raise if anything was noted.
@@ -60,35 +75,57 @@ class Row:
         file: the label file.
         line: line number, from 1.
         cells: its columns, without blanks around them.
+        decimal_comma: whether numbers of this file have a comma where others have a point.
     """
 
     file: Path
     line: int
     cells: tuple[str, ...]
+    decimal_comma: bool = False
+
+    def number(self, cell: str) -> float | None:
+        """The number in a cell, NaN if it is none, None if its commas or points may separate thousands."""
+        if _THOUSANDS[self.decimal_comma].fullmatch(cell):
+            return None
+        try:
+            return float(cell.replace(",", ".") if self.decimal_comma else cell)
+        except ValueError:
+            return math.nan
 
 
 def read_lines(file: Path, problems: Problems) -> list[tuple[int, str]]:
-    """Line numbers and lines that are not blank; a byte order mark and CRLF are removed.
+    """Line numbers and lines that are not blank; a byte order mark and CRLF are removed, accents are composed (NFC).
 
     Args:
-        file: a text file in UTF-8.
+        file: a text file in UTF-8, or in UTF-16 with a byte order mark.
         problems: gets a file that is missing, empty or not text.
 
     Returns:
         (line number from 1, stripped line); empty if the file could not be read.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = _text(file)
     except FileNotFoundError:
         problems.add(file, None, "label file not found.")
         return []
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a null character in the name
-        problems.add(file, None, f"not a readable text file ({error}).")
+        problems.add(file, None, f"not a readable text file, expected UTF-8 or UTF-16 ({error}).")
         return []
-    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    # Tabs at the ends are empty cells.
+    lines = [(number, line.strip(" \r\n")) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
         problems.add(file, None, "the file is empty; expected one row per image.")
     return lines
+
+
+def _text(file: Path) -> str:
+    data = file.read_bytes()
+    if data.startswith(b"PK\x03\x04"):
+        raise ValueError("it is a workbook or an archive; save the sheet as CSV")
+    if data.count(0) > len(data) // 4 and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError("it looks like UTF-16 without a byte order mark, or binary")
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    return unicodedata.normalize("NFC", data.decode(encoding))
 
 
 def read_rows(
@@ -98,43 +135,73 @@ def read_rows(
 
     Args:
         file: label file.
-        problems: gets what cannot be read.
+        problems: gets what cannot be read; of all rows with a wrong number of columns the first.
         columns: names of the columns; empty if the first line of the file is a header.
-        separator: ``,`` (cells may be quoted), another text, or None for any white space.
+        separator: ``,`` for a table of a spreadsheet (see above; cells may be quoted), another text, or None for any
+            white space.
 
     Returns:
         The columns (a header in lower case) and the rows; both empty if there is no header where one is expected.
     """
     lines = read_lines(file, problems)
-    names, rows = tuple(columns), []
+    if separator == "," and lines:
+        separator = _separator(lines)
+    table = separator is not None and separator in ",;\t"
+    names = tuple(columns)
+    rows: list[Row] = []
+    wrong: list[Row] = []
     # Label files have no quoted line breaks, so each line is parsed alone and its number is exact.
     for line, text in lines:
         try:
-            parts = next(csv.reader([text])) if separator == "," else text.split(separator)
-            cells = tuple(cell.strip() for cell in parts)
+            cells = _cells(text, separator) if table else tuple(cell.strip() for cell in text.split(separator))
         except csv.Error as error:
-            problems.add(file, line, f"not a comma-separated row ({error}).")
+            problems.add(file, line, f"not a row of a table ({error}).")
             continue
         if not names:
             names = tuple(cell.lower() for cell in cells)
-        elif len(cells) == len(names):
-            rows.append(Row(file, line, cells))
-        else:
-            form = (separator or " ").join(names)
-            problems.add(file, line, f"got {len(cells)} column(s): '{text[:80]}', expected {len(names)}: {form}.")
+        elif not table or any(cells):
+            if table:  # spreadsheets add empty cells, or leave them out
+                cells = (*cells, *("" for name in names[len(cells) :] if not name))
+                cells = (*cells[: len(names)], *(cell for cell in cells[len(names) :] if cell))
+            (rows if len(cells) == len(names) else wrong).append(Row(file, line, cells))
+    if wrong:
+        more = f"; {len(wrong) - 1} more row(s) have a wrong number" if len(wrong) > 1 else ""
+        form = (separator or " ").join(names)
+        cells = wrong[0].cells
+        shown = (separator or " ").join(cells)[:80]
+        problems.add(
+            file, wrong[0].line, f"got {len(cells)} column(s): '{shown}', expected {len(names)}: {form}{more}."
+        )
     if len(lines) == 1 and not columns:
         problems.add(file, None, "the file has a header but no rows.")
-    return names, rows
+    return names, _with_decimal_commas(rows, separator)
+
+
+def _separator(lines: list[tuple[int, str]]) -> str:
+    """Of a table, from its first line; a line such as ``sep=;`` is removed."""
+    declared = re.fullmatch(r'"?sep=(.)"?', lines[0][1], re.IGNORECASE)
+    if declared and len(lines) > 1:
+        del lines[0]
+        return declared[1]
+    return next((mark for mark in "\t;" if mark in lines[0][1]), ",")
+
+
+def _cells(line: str, separator: str | None) -> tuple[str, ...]:
+    return tuple(cell.strip() for cell in next(csv.reader([line], delimiter=separator or ",", skipinitialspace=True)))
+
+
+def _with_decimal_commas(rows: list[Row], separator: str | None) -> list[Row]:
+    """The rows, marked if the file has decimal commas: ``1,520`` alone does not tell, semicolons or ``1,5`` do."""
+    numbers = [cell for row in rows for cell in row.cells if _DECIMAL_COMMA.fullmatch(cell)]
+    if numbers and (separator == ";" or not all(_UNCLEAR_COMMA.fullmatch(cell) for cell in numbers)):
+        return [replace(row, decimal_comma=True) for row in rows]
+    return rows
 
 
 def is_iqa_list(file: Path) -> bool:
     """Whether a file starts with the header ``IQA_LIST``; False if it cannot be read."""
-    try:
-        with file.open(encoding="utf-8-sig") as stream:
-            first = stream.readline(200)
-    except (OSError, ValueError):
-        return False
-    return tuple(cell.strip().lower() for cell in first.split(",")) == IQA_LIST
+    header, _ = read_rows(file, Problems(""))
+    return header == IQA_LIST
 
 
 def base_name(path: str) -> str:

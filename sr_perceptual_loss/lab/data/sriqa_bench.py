@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePath
 
+from sr_perceptual_loss.lab.data.folders import list_folder
 from sr_perceptual_loss.lab.data.labels import LabelSet
 from sr_perceptual_loss.lab.data.reader import DatasetCard, Reader
 from sr_perceptual_loss.lab.data.rows import read_rows
@@ -46,7 +47,7 @@ def read(reader: Reader, labels: Path | None) -> LabelSet:
     """
     images = reader.folder("images", deep=True)
     folder = labels or reader.root / "MOS"
-    files = sorted(folder.glob("*.txt")) if folder.is_dir() else []
+    files = list_folder(folder, (".txt",)).files if folder.is_dir() else []
     if not files:
         reader.problems.add(folder, None, "expected a folder of label files <id>.txt (MOS, MOS_Reg or MOS_Gen).")
     for file in files:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from sr_perceptual_loss.lab.data.folders import composed, list_folder
 from sr_perceptual_loss.lab.data.labels import LabelSet
 from sr_perceptual_loss.lab.data.reader import DatasetCard, Reader
 from sr_perceptual_loss.lab.data.rows import Row, read_rows
@@ -40,7 +41,7 @@ def read(reader: Reader, labels: Path | None) -> LabelSet:
 
     Args:
         reader: collects entries and problems.
-        labels: the table; the only ``.csv`` file under the root by default.
+        labels: the table; the only ``.csv`` or ``.tsv`` file in the root by default.
 
     Returns:
         Rated images; higher must be better in the table. The column ``official_split`` (or ``split``) becomes the
@@ -59,12 +60,15 @@ def read(reader: Reader, labels: Path | None) -> LabelSet:
         if blank:
             reader.problem(row, f"blank: {', '.join(blank)}; expected a value.")
             continue
+        ref = _image(reader, cells["ref"], row)
+        # The file's own name, so that two spellings of one reference are one content.
+        reference = PurePosixPath(cells["ref"].replace("\\", "/")).parent / composed(ref.stem)
         image = reader.rate(
             row,
             cells["score"],
-            content=cells.get("content", PurePosixPath(cells["ref"].replace("\\", "/")).with_suffix("").as_posix()),
+            content=cells.get("content", reference.as_posix()),
             dist=_image(reader, cells["dist"], row),
-            ref=_image(reader, cells["ref"], row),
+            ref=ref,
             distortion=cells.get("distortion", ""),
         )
         if image and "part" in cells:
@@ -73,12 +77,12 @@ def read(reader: Reader, labels: Path | None) -> LabelSet:
 
 
 def _only_table(reader: Reader) -> Path | None:
-    tables = sorted(reader.root.glob("*.csv"))
+    tables = list_folder(reader.root, (".csv", ".tsv")).files
     if len(tables) == 1:
         return tables[0]
     names = ", ".join(path.name for path in tables) or "none"
     reader.problems.add(
-        reader.root, None, f"expected one .csv file, got {len(tables)}: {names}; give the table with labels=."
+        reader.root, None, f"expected one .csv or .tsv file, got {len(tables)}: {names}; give the table with labels=."
     )
     return None
 

@@ -126,7 +126,7 @@ class MetricTable:
         if known:
             self._replace(self.path, self._text())
             return
-        with self.path.open("a", encoding="utf-8", newline="") as file:
+        with self.path.open("a", encoding="utf-8", errors="surrogateescape", newline="") as file:
             file.write(_line(self._cells(row)))
 
     def finish(self, images: Iterable[str]) -> list[Row]:
@@ -167,7 +167,7 @@ class MetricTable:
     def _read(self) -> None:
         complete, _, incomplete = self.path.read_bytes().rpartition(b"\n")
         # Some file systems leave zeros after a power failure.
-        text = complete.decode("utf-8", errors="replace").replace("\0", "")
+        text = complete.decode("utf-8", errors="surrogateescape").replace("\0", "")
         lines = list(csv.reader(io.StringIO(text, newline="")))
         self.dropped = int(bool(incomplete))
         if lines and lines[0] != self._header:
@@ -196,7 +196,7 @@ class MetricTable:
     def _replace(path: Path, text: str) -> None:
         try:
             with atomic_path(path) as temporary:
-                temporary.write_text(text, encoding="utf-8", newline="")
+                temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
         except WeightsError as error:
             raise InputError(f"--out {path}: cannot be written ({error.__cause__}); choose another path.") from None
 

@@ -14,7 +14,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from sr_perceptual_loss.errors import InputError
+from sr_perceptual_loss.lab.data.images import read_pixels
 from sr_perceptual_loss.lab.evaluation.agreement import Evaluation
 from sr_perceptual_loss.lab.evaluation.correlation import indices_by_content
 from sr_perceptual_loss.lab.evaluation.disagreements import Disagreement, largest_disagreements
@@ -124,7 +124,8 @@ def write_report(
         settings=settings,
     )
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # File names may hold bytes that are no text.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _plots(evaluation: Evaluation) -> list[tuple[str, str]]:
@@ -162,11 +163,7 @@ def _case(case: Disagreement) -> dict[str, Any]:
 
 def _image(path: Path, caption: str) -> dict[str, str]:
     """An image as lossless PNG in base 64, reduced where it is large."""
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except OSError as error:
-        raise InputError(f"{path}: not a readable image ({str(error).splitlines()[0]}).") from None
+    image = Image.fromarray(read_pixels(path))
     reduced = f"reduced from {image.width}x{image.height}" if max(image.size) > LONGEST_SIDE else ""
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
     content = io.BytesIO()

@@ -63,7 +63,7 @@ class ScoreFile:
     def _read(self) -> None:
         content = self.path.read_bytes()
         complete = content[: content.rfind(b"\n") + 1]
-        rows = csv.reader(io.StringIO(complete.decode("utf-8", errors="replace"), newline=""))
+        rows = csv.reader(io.StringIO(complete.decode("utf-8", errors="surrogateescape"), newline=""))
         if tuple(next(rows, ())) != COLUMNS:
             raise InputError(
                 f"{self.path}: exists and is not a file of scores (first line: {','.join(COLUMNS)}); move it away or "
@@ -83,7 +83,7 @@ class ScoreFile:
                 file.truncate(len(complete))
 
     def _append(self, row: Iterable[object]) -> None:
-        with self.path.open("a", encoding="utf-8", newline="") as file:
+        with self.path.open("a", encoding="utf-8", errors="surrogateescape", newline="") as file:
             csv.writer(file, lineterminator="\n").writerow(row)
 
     def get(self, pair: Pair) -> float | None:

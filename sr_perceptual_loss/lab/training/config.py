@@ -200,9 +200,24 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConf
         raise InputError(str(cause) if cause else _explained(str(error), content)) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in one section; PyYAML would take the last one without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """A section with its keys and values."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        first: dict[Any, yaml.Node] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and first.setdefault((key.tag, key.value), key) is not key:
+                line = first[key.tag, key.value].start_mark.line + 1
+                what = f"the key '{key.value}' stands twice in one section (first in line {line}); keep one"
+                raise yaml.MarkedYAMLError(problem=what, problem_mark=key.start_mark)
+        return node
+
+
 def _parsed(text: str | bytes, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return _Loader(text).get_single_data()
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # ValueError: a date such as 2001-99-99
         raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
 

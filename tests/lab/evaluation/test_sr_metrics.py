@@ -10,6 +10,7 @@ import torch
 from pairs import make_pair
 
 from sr_perceptual_loss.errors import InputError
+from sr_perceptual_loss.lab.evaluation import sr_metrics
 from sr_perceptual_loss.lab.evaluation.sr_metrics import eight_bit, luma, psnr, ssim_8bit
 
 SETS = Path(__file__).parents[4] / "shared" / "data"
@@ -110,6 +111,17 @@ def test_bicubic_anchors_of_set14(number, rgb, y):
     sr = imresize(lr, 4)
     assert psnr(sr, hr, border=4, channel="rgb") == pytest.approx(rgb, abs=1e-4)
     assert psnr(sr, hr, border=4) == pytest.approx(y, abs=1e-4)
+
+
+@pytest.mark.parametrize("channel", ["y", "rgb"])
+def test_large_and_8_bit_images_have_the_same_values(monkeypatch, channel):
+    sr, hr = pair(90, 40)
+    options = {"border": 3, "channel": channel}
+    expected = [function(sr, hr, **options) for function in (psnr, ssim_8bit)]
+    pixels = [eight_bit(image).byte() for image in (sr, hr)]
+    assert [function(*pixels, **options) for function in (psnr, ssim_8bit)] == pytest.approx(expected, rel=1e-12)
+    monkeypatch.setattr(sr_metrics, "PIXELS_AT_ONCE", 2 * 40 * 17)
+    assert [function(*pixels, **options) for function in (psnr, ssim_8bit)] == pytest.approx(expected, rel=1e-12)
 
 
 def test_refusals():

@@ -111,3 +111,33 @@ def test_keys_that_are_no_text_and_numbers_beyond_floats(tmp_path):
         read(tmp_path, {**MINIMAL, 3: 4})
     with pytest.raises(InputError, match=r"optimizer\.lr"):
         read(tmp_path, {**MINIMAL, "optimizer": {"lr": 10**400}})
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("epochs: 1\nepochs: 3\n", ["'epochs'", "line"]),
+        ("pairs: {per_epoch: 1, 'per_epoch': 2}\n", ["'per_epoch'"]),
+        ("critic: {name: rqi_ahiq}\n", ["'critic'"]),
+        ("epochs: !!python/tuple [1]\n", ["not valid YAML"]),
+    ],
+)
+def test_keys_that_stand_twice_and_tags(tmp_path, more, words):
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, yaml.safe_dump(MINIMAL) + more)
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
+
+
+def test_merged_sections_and_encodings(tmp_path):
+    """A key may override the one of a merged section; the file may be UTF-16, not Latin-1."""
+    more = (
+        "optimizer: &a {lr: 0.1, max_norm: 2}\nobjective: &b {loss: l1}\nschedule: {<<: &c {gamma: 0.1}, gamma: 0.3}\n"
+    )
+    config = read(tmp_path, yaml.safe_dump(MINIMAL) + more)
+    assert config.schedule.gamma == 0.3 and config.optimizer.lr == 0.1
+    path = tmp_path / "other.yml"
+    path.write_bytes(yaml.safe_dump({**MINIMAL, "out": "caf\u00e9"}, allow_unicode=True).encode("utf-16"))
+    assert read_config(path).out == Path("caf\u00e9")
+    path.write_bytes("out: caf\u00e9".encode("latin-1"))
+    with pytest.raises(InputError, match="not valid YAML"):
+        read_config(path)
