@@ -14,12 +14,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sr_perceptual_loss.errors import InputError
+from sr_perceptual_loss.checks import nearest
+from sr_perceptual_loss.errors import InputError, InstallError, NonFiniteError, UnknownNameError, WeightsError
 from sr_perceptual_loss.integrations.basicsr_shim import install_shims, require_basicsr
 
 __all__ = ["main", "prepare", "run"]
@@ -40,27 +43,37 @@ def run(basicsr_args: Sequence[str], imports: Sequence[str] = (), script: str | 
             directory.
 
     Raises:
-        InputError: option file, script or module not found.
+        InputError: option file, script or module not found; an option that would be ignored or would fail later.
+        UnknownNameError, WeightsError: a model, loss, network, dataset or metric that cannot be built.
         InstallError: no whole BasicSR.
     """
     if script is not None and not Path(script).is_file():
         raise InputError(f"--script {script}: no such file.")
     arguments = list(basicsr_args)
-    if "-opt" in arguments[:-1] and not Path(arguments[arguments.index("-opt") + 1]).is_file():
-        raise InputError(f"-opt {arguments[arguments.index('-opt') + 1]}: no such file in {Path.cwd()}.")
+    file = _option_file(arguments)
+    if file is not None and not file.is_file():
+        raise InputError(f"-opt {file}: no such file in {Path.cwd()}.")
     sys.argv = [str(script) if script is not None else "basicsr/train.py", *arguments]
     prepare(imports, script)
-    projects = importlib.import_module("sr_perceptual_loss.integrations.basicsr.projects")
-    projects.ensure_model(projects.model_type_of(arguments))
-    if script is not None:
+    train: Any = importlib.import_module("basicsr.train")
+    stock = importlib.import_module("basicsr.utils.options").parse_options
+    train.parse_options = partial(_parse_options, stock)
+    train.load_resume_state = partial(_load_resume_state, train.check_resume)
+    try:
+        if script is None:
+            train.train_pipeline(str(Path.cwd()))
+            return
         # In __main__ itself and not by runpy, so that what the script defines can be pickled; __spec__ stays ours.
         main: dict[str, Any] = sys.modules["__main__"].__dict__
         main["__file__"] = str(Path(script).resolve())
         exec(compile(Path(script).read_bytes(), str(script), "exec"), main)
-        return
-    train = importlib.import_module("basicsr.train")
-    _resume_on_cpu(train)
-    train.train_pipeline(str(Path.cwd()))
+    except KeyError as error:
+        # What BasicSR's registries say, with the nearest name.
+        if found := re.search(r"No object named '(.+)' found in '(\w+)' registry", str(error)):
+            name, kind = found.groups()
+            registry = getattr(importlib.import_module("basicsr.utils.registry"), f"{kind.upper()}_REGISTRY")
+            raise UnknownNameError(f"no {kind} '{name}' is registered.{nearest(name, registry.keys())}") from error
+        raise
 
 
 def prepare(imports: Sequence[str] = (), script: str | Path | None = None) -> None:
@@ -102,27 +115,51 @@ def _is_whole(folder: Path) -> bool:
     return all((folder / "basicsr" / part).is_dir() for part in ("utils", "archs", "losses"))
 
 
-def _resume_on_cpu(train: Any) -> None:
-    """Without CUDA, replace ``load_resume_state`` of the module ``basicsr.train``, which maps to the current GPU."""
-    import torch
+def _option_file(arguments: Sequence[str]) -> Path | None:
+    """The file after ``-opt``; what is wrong with the command line is reported by BasicSR's parser."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-opt", nargs="?", type=Path)
+    return parser.parse_known_args(arguments)[0].opt
 
-    if torch.cuda.is_available():
-        return
 
-    def load_resume_state(opt: dict[str, Any]) -> Any:
-        if opt["auto_resume"]:
-            states = (Path("experiments") / opt["name"] / "training_states").glob("[!.]*.state")
-            newest = max(states, key=lambda path: float(path.stem), default=None)
-            if newest is not None:
-                opt["path"]["resume_state"] = str(newest)
-        path = opt["path"].get("resume_state")
-        if not path:
-            return None
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        train.check_resume(opt, state["iter"])
-        return state
+def _parse_options(stock: Callable[..., Any], root_path: str, is_train: bool = True) -> Any:
+    """BasicSR's ``parse_options``; what is wrong with the file is reported before anything is written.
 
-    train.load_resume_state = load_resume_state
+    Called inside of ``train_pipeline``, when a script has registered its models.
+    """
+    options = importlib.import_module("sr_perceptual_loss.integrations.basicsr.options")
+    projects = importlib.import_module("sr_perceptual_loss.integrations.basicsr.projects")
+    options.read_exponents()
+    file = _option_file(sys.argv[1:])
+    if file is not None:
+        options.check_required(file, options.check_file(file))
+    try:
+        opt, arguments = stock(root_path, is_train)
+    except Exception as error:
+        if file is not None and hasattr(error, "problem_mark"):  # that of PyYAML's errors
+            raise options.yaml_error(file, error) from None
+        if "--force_yml" in sys.argv and isinstance(error, LookupError | TypeError | ValueError):
+            raise InputError(f"--force_yml: {error!r}; expected section:key=value, no entries of lists.") from error
+        raise
+    projects.ensure_model(opt["model_type"])
+    options.check_options(opt)
+    return opt, arguments
+
+
+def _load_resume_state(check_resume: Callable[..., None], opt: dict[str, Any]) -> Any:
+    """BasicSR's ``load_resume_state``, which needs a GPU and takes the newest file, whole or not."""
+    saving = importlib.import_module("sr_perceptual_loss.integrations.basicsr.saving")
+    if opt["auto_resume"]:
+        found = saving.newest_state(Path("experiments") / opt["name"] / "training_states", opt)
+        path, state = found or (None, None)
+        opt["path"]["resume_state"] = path and str(path)
+    elif path := opt["path"].get("resume_state"):
+        state = saving.read_state(Path(path), opt)
+    else:
+        return None
+    if state is not None:
+        check_resume(opt, state["iter"])
+    return state
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -131,7 +168,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--import", dest="imports", action="append", default=[])
     parser.add_argument("--script", default=None)
     ours, theirs = parser.parse_known_args(argv)
-    run(theirs, ours.imports, ours.script)
+    try:
+        run(theirs, ours.imports, ours.script)
+    except (InputError, InstallError, NonFiniteError, UnknownNameError, WeightsError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -257,9 +257,11 @@ def critic_metrics(channels: str) -> dict[str, Callable[..., float]]:
         channels: ``rgb`` or ``bgr``, the order in the host's arrays; any other value is an InputError.
 
     Returns:
-        Name -> function ``(img, img2, *, weights, crop_border, device, better)`` with a number as result: ``img`` is
-        the SR image and ``img2`` the ground truth, uint8 (H, W, 3) or gray; ``crop_border`` pixels are cut from each
-        edge; ``device`` may be ``auto``. The function raises InputError for images that the critic cannot take.
+        Name -> function ``(img, img2, *, weights, crop_border, device, better, test_y_channel, input_order)`` with a
+        number as result: ``img`` is the SR image and ``img2`` the ground truth, uint8 (H, W, 3) or gray;
+        ``crop_border`` pixels are cut from each edge; ``device`` may be ``auto``; the last three are for hosts whose
+        metrics have them, and take their defaults only. The function raises InputError for images that the critic
+        cannot take. Its attribute ``prepare`` takes the options alone, checks them and loads the critic.
     """
     check_choice("channels", channels, ("rgb", "bgr"))
     return {f"calculate_{critic}": _metric(critic, channels) for critic in list_critics()}
@@ -267,19 +269,27 @@ def critic_metrics(channels: str) -> dict[str, Callable[..., float]]:
 
 def _metric(critic: str, channels: str) -> Callable[..., float]:
     # Written out, since hosts hand over every key of the option file and a misspelt one must be an error.
-    def metric(
-        img: np.ndarray,
-        img2: np.ndarray | None = None,
+    def prepare(
         *,
         weights: str | None = "local",
         crop_border: int = 0,
         device: str | torch.device = "auto",
         better: str = "higher",
-    ) -> float:
+        test_y_channel: bool = False,
+        input_order: str = "HWC",
+    ) -> tuple[FrozenCritic, int, str]:
         check_choice("better", better, ("higher",))
+        check_choice("input_order", input_order, ("HWC",))
+        if test_y_channel is not False:
+            raise InputError(f"test_y_channel: got {test_y_channel!r}; {critic} compares RGB images: write false.")
         border = as_int("crop_border", crop_border)
         place = str(device) if str(device) != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         # The host may be in inference mode with another default device; a critic that is kept must not be made there.
+        with torch.inference_mode(False), torch.device("cpu"):
+            return _critic(critic, weights, place), border, place
+
+    def metric(img: np.ndarray, img2: np.ndarray | None = None, **options: Any) -> float:
+        frozen, border, place = prepare(**options)
         with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
             sr, hr = (_to_tensor(image, role, channels).to(place) for image, role in ((img, "img"), (img2, "img2")))
             if sr.shape != hr.shape:
@@ -288,9 +298,10 @@ def _metric(critic: str, channels: str) -> Callable[..., float]:
             if min(height, width) <= 2 * border:
                 raise InputError(f"crop_border: got {border}, which leaves no pixels of {height}x{width}.")
             sr, hr = (image[:, border : height - border, border : width - border] for image in (sr, hr))
-            return score_whole_image(_critic(critic, weights, place), sr, hr, "the validation image")
+            return score_whole_image(frozen, sr, hr, "the validation image")
 
-    metric.__name__ = metric.__qualname__ = f"calculate_{critic}"
+    metric.prepare = prepare  # type: ignore[attr-defined]
+    metric.__name__ = metric.__qualname__ = prepare.__name__ = prepare.__qualname__ = f"calculate_{critic}"
     metric.__doc__ = f"{critic} of one image against its ground truth; uint8 (H, W, 3) {channels}; higher is better."
     return metric
 

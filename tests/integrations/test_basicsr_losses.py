@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 
+import numpy as np
 import pytest
 import torch
 from pairs import make_pair
+from torch import nn
 
-from sr_perceptual_loss import InputError, NonFiniteError, UnknownNameError, create_critic
+from sr_perceptual_loss import InputError, NonFiniteError, UnknownNameError, WeightsError, create_critic
 
 from .conftest import GAN, L1
 
@@ -25,7 +27,6 @@ def broken_losses():
     """A stock-style loss that goes wrong in its value or its gradient, registered for the length of a test."""
     import sr_perceptual_loss.integrations.basicsr  # noqa: F401
     from basicsr.utils.registry import LOSS_REGISTRY
-    from torch import nn
 
     class NaNLoss(nn.Module):
         def __init__(self, where="value"):
@@ -88,13 +89,11 @@ def test_gated_gan_steps_log_the_same_keys(build):
 
 
 @pytest.mark.fault(67)
-def test_basicsr_wrong_slot_says_so(build):
-    model = build("SRModel", {"pixel_opt": CRITIC})
-    with pytest.raises(InputError, match=r"CriticLoss\(haarpsi\).*`pixel_opt`.*`train.perceptual_opt`"):
-        model.optimize_parameters(1)
-    ours = build("PerceptualSRModel", {"pixel_opt": CRITIC, "losses": [L1]})
-    with pytest.raises(InputError, match="`pixel_opt`"):
-        ours.optimize_parameters(1)
+@pytest.mark.parametrize("model_type", ["SRModel", "PerceptualSRModel"])
+@pytest.mark.parametrize("entry", [CRITIC, {"type": "LossList", "losses": [L1]}])
+def test_basicsr_wrong_slot_says_so(build, model_type, entry):
+    with pytest.raises(InputError, match=rf"train\.pixel_opt \({entry['type']}\).*`train.perceptual_opt`"):
+        build(model_type, {"pixel_opt": entry, "perceptual_opt": CRITIC})
 
 
 @pytest.mark.fault(75)
@@ -105,9 +104,18 @@ def test_basicsr_wrong_slot_says_so(build):
         ({"perceptual_opt": {**CRITIC, "formm": "hinge"}, "pixel_opt": L1}, InputError, "'formm'.*'form'"),
         ({"losses": [{**L1, "los_weight": 1}]}, InputError, r"losses\[0\].*L1Loss.*'los_weight'"),
         ({"losses": [{"type": "RQLoss"}]}, UnknownNameError, r"losses\[0\].*'RQLoss'.*'RQILoss'"),
-        ({"losses": [{"critic": "haarpsi"}]}, InputError, r"losses\[0\].*`type"),
+        ({"losses": [{"critic": "haarpsi"}]}, InputError, r"losses\[0\].*type"),
+        ({"losses": [None, L1]}, InputError, r"losses\[0\]: got None"),
+        ({"losses": None, "pixel_opt": L1}, InputError, "losses: got None"),
+        ({"losses": [], "pixel_opt": L1}, InputError, r"losses: got \[\]"),
+        ({"losses": "L1Loss"}, InputError, "losses: got 'L1Loss'"),
+        ({"losses": L1}, InputError, "losses: got {'type': 'L1Loss'"),
+        ({"losses": [{**L1, "reduction": "men"}]}, InputError, r"losses\[0\] \(L1Loss\).*men"),
+        ({"losses": [{"type": "PerceptualLoss"}]}, InputError, r"losses\[0\].*`layer_weights`"),
+        ({"pixel_opt": {**L1, "los_weight": 1}, "losses": [CRITIC]}, InputError, r"train\.pixel_opt.*'loss_weight'"),
+        ({"losses": [CRITIC], "ema_deacy": 0.9}, InputError, "train.ema_deacy.*'ema_decay'"),
         ({"losses": ["haarpsi"]}, InputError, r"losses\[0\]: got 'haarpsi'"),
-        ({"losses": {"a": CRITIC}}, InputError, r"losses\[0\]: got 'a'"),
+        ({"losses": {"a": CRITIC}}, InputError, "losses: got {'a'"),
         ({"losses": [CRITIC, CRITIC]}, InputError, r"losses\[1\].*'haarpsi'.*`name:`"),
         ({"losses": [{**CRITIC, "name": "a b"}]}, InputError, "'a b'"),
         ({"losses": [{**CRITIC, "critic": "harpsi"}]}, UnknownNameError, "'haarpsi'"),
@@ -143,24 +151,155 @@ def test_bad_yaml_of_gan_models(build, options):
         build("SRModel", {"pixel_opt": L1, "perceptual_opt": {**CRITIC, "loss_wieght": 1}})
 
 
-@pytest.mark.parametrize("kind", ["WeightedTVLoss", "GANLoss"])
-def test_a_loss_whose_second_argument_is_no_ground_truth_is_refused(build, kind):
-    with pytest.raises(InputError, match=rf"losses\[1\] \({kind}\)"):
-        build("PerceptualSRModel", {"losses": [L1, {"type": kind}]})
+class One(nn.Module):
+    def forward(self, pred):
+        return pred.abs().mean()
+
+
+class OptionalMap(nn.Module):
+    def forward(self, pred, weight_map=None):
+        return pred.abs().mean() if weight_map is None else pred.abs().mean() * weight_map.mean()
+
+
+class OptionalTarget(nn.Module):
+    def forward(self, pred, y=None, weight=None, *, reduction="mean"):
+        return (pred - y).abs().mean()
+
+
+class Variadic(nn.Module):
+    def forward(self, *images):
+        return (images[0] - images[1]).abs().mean()
+
+
+class Mask(nn.Module):
+    def forward(self, pred, mask):
+        return (pred * mask).mean()
+
+
+class Annotated(nn.Module):
+    def forward(self, pred, flag: bool):
+        return pred.mean()
+
+
+class Reversed(nn.Module):
+    def forward(self, gt, pred):
+        return (pred - gt).mean()
+
+
+class Three(nn.Module):
+    def forward(self, pred, target, weight):
+        return pred.mean()
+
+
+class KeywordOnly(nn.Module):
+    def forward(self, pred, *, target):
+        return pred.mean()
+
+
+def a_function(pred, target, reduction="mean"):
+    return (pred - target).abs().mean()
+
+
+def makes_a_function(scale=1.0):
+    return lambda pred, target: scale * (pred - target).abs().mean()
+
+
+@pytest.fixture
+def projects_losses():
+    """Losses with other signatures than (output, ground truth), and a function, as a project may register them."""
+    import sr_perceptual_loss.integrations.basicsr  # noqa: F401
+    from basicsr.utils.registry import LOSS_REGISTRY
+
+    parts = (One, OptionalMap, OptionalTarget, Variadic, Mask, Annotated, Reversed, Three, KeywordOnly)
+    parts += (a_function, makes_a_function)
+    for part in parts:
+        LOSS_REGISTRY.register(part)
+    yield
+    for part in parts:
+        LOSS_REGISTRY._obj_map.pop(part.__name__)
 
 
 @pytest.mark.parametrize(
-    ("metric", "names"),
+    ("kind", "alone"),
+    [("WeightedTVLoss", True), ("One", True), ("OptionalMap", True), ("OptionalTarget", False), ("Variadic", False)],
+)
+def test_a_loss_of_the_output_alone_gets_the_output_alone(projects_losses, kind, alone):
+    from basicsr.utils.registry import LOSS_REGISTRY
+
+    from sr_perceptual_loss.integrations.basicsr.losses import LossList
+
+    sr, hr = make_pair(2, 32, 32)
+    losses = LossList([{"type": kind, "name": "entry"}, L1])
+    losses(sr, hr)
+    expected = LOSS_REGISTRY.get(kind)()(*([sr] if alone else [sr, hr]))
+    torch.testing.assert_close(losses.parts["entry"], expected)
+
+
+@pytest.mark.parametrize(
+    ("entry", "names"),
     [
-        ({"type": "calculate_haarpsi", "test_y_channel": False}, "val.metrics.m.*'test_y_channel'"),
-        ({"type": "calculate_harpsi"}, "val.metrics.m.*'calculate_haarpsi'"),
+        ({"type": "GANLoss", "gan_type": "vanilla"}, "target_is_real"),
+        ({"type": "Mask"}, "`mask`"),
+        ({"type": "Annotated"}, "`flag`"),
+        ({"type": "Reversed"}, r"\(gt, pred\)"),
+        ({"type": "Three"}, r"\(pred, target, weight\)"),
+        ({"type": "KeywordOnly"}, "target"),
+        ({"type": "a_function"}, "`pred`"),
+        ({"type": "makes_a_function"}, "function"),
     ],
 )
-def test_bad_metrics_are_named_before_the_first_iteration(build, options, metric, names):
-    opt = options("PerceptualSRModel", {"losses": [L1]})
+def test_a_loss_that_takes_no_output_and_ground_truth_is_refused(projects_losses, build, entry, names):
+    with pytest.raises(InputError, match=rf"losses\[1\] \({entry['type']}\).*{names}"):
+        build("PerceptualSRModel", {"losses": [L1, entry]})
+
+
+HAARPSI = {"type": "calculate_haarpsi"}
+
+
+@pytest.mark.parametrize("model_type", ["PerceptualSRModel", "SRModel"])
+@pytest.mark.parametrize(
+    ("metric", "names"),
+    [
+        ({"type": "calculate_harpsi"}, "val.metrics.m.*'calculate_haarpsi'"),
+        ({**HAARPSI, "test_y_channel": True}, "val.metrics.m.*test_y_channel: got True"),
+        ({**HAARPSI, "input_order": "CHW"}, "val.metrics.m.*input_order.*'CHW'"),
+        ({**HAARPSI, "better": "lower"}, "val.metrics.m.*better.*'lower'"),
+        ({**HAARPSI, "crop_boarder": 4}, "val.metrics.m.*'crop_boarder'.*'crop_border'"),
+        ({**HAARPSI, "crop_border": "four"}, "val.metrics.m.*crop_border.*'four'"),
+        ({"type": "calculate_rqi", "weights": "nowhere.safetensors"}, "val.metrics.m.*nowhere.safetensors"),
+        ({"crop_border": 4}, "val.metrics.m.*type"),
+        ("psnr", "val.metrics.m: got 'psnr'"),
+        ({"type": "calculate_psnr"}, "val.metrics.m: `crop_border`"),
+        ({"type": "calculate_psnr", "crop_border": 4, "test_y_chanel": True}, "'test_y_chanel'.*'test_y_channel'"),
+    ],
+)
+def test_bad_metrics_are_named_before_the_first_iteration(options, model_type, metric, names):
+    from sr_perceptual_loss.integrations.basicsr.projects import build_model
+
+    opt = options(model_type, {"pixel_opt": L1})
     opt["val"] = {"metrics": {"psnr": {"type": "calculate_psnr", "crop_border": 4}, "m": metric}}
-    with pytest.raises((InputError, UnknownNameError), match=names):
-        build(None, None, opt=opt)
+    with pytest.raises((InputError, UnknownNameError, WeightsError), match=names):
+        build_model(opt)
+
+
+def test_neutral_options_of_basicsrs_metrics_are_taken_and_the_critic_is_built(options, monkeypatch):
+    from basicsr.metrics import calculate_metric
+
+    from sr_perceptual_loss.integrations import host
+    from sr_perceptual_loss.integrations.basicsr.projects import build_model
+
+    built = []
+    real = host.FrozenCritic
+    monkeypatch.setattr(host, "FrozenCritic", lambda name, **kw: built.append(name) or real(name, **kw))
+    host._critic.cache_clear()
+    metric = {**HAARPSI, "crop_border": 2, "test_y_channel": False, "input_order": "HWC", "better": "higher"}
+    opt = options("SRModel", {"pixel_opt": L1})
+    opt["val"] = {"metrics": {"m": metric}}
+    build_model(opt)
+    assert built == ["haarpsi"]
+    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    assert calculate_metric({"img": image, "img2": image}, metric) == pytest.approx(1.0, abs=1e-5)
+    assert built == ["haarpsi"]
 
 
 def test_options_that_a_projects_model_reads_are_its_own(build, options, broken_losses):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sr_perceptual_loss import InputError
+from sr_perceptual_loss import InputError, UnknownNameError, WeightsError
 
 SRPL = [str(Path(sys.executable).with_name("srpl")), "basicsr"]
 MODULE = [sys.executable, "-m", "sr_perceptual_loss.integrations.basicsr_runner"]
@@ -122,25 +122,197 @@ def test_missing_files_are_named_before_anything_is_imported(tmp_path):
         basicsr_runner.run([], script="nowhere.py")
 
 
-def test_files_that_only_look_like_states_and_yaml_tags(tmp_path, monkeypatch):
-    """macOS puts `._2.state` beside `2.state` on some drives; BasicSR's loader accepts tags such as !!python/tuple."""
-    from types import SimpleNamespace
+STATES = {"epoch": 0, "optimizers": [], "schedulers": []}
 
+
+@pytest.fixture
+def states(tmp_path, monkeypatch):
+    """A folder with checkpoints of iterations 2 and 10, and resume(**path) -> (iteration, options)."""
     from sr_perceptual_loss.integrations import basicsr_runner
-    from sr_perceptual_loss.integrations.basicsr.projects import model_type_of
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    states = tmp_path / "experiments" / "run" / "training_states"
-    states.mkdir(parents=True)
+    folder = tmp_path / "experiments" / "run" / "training_states"
+    for part in (folder, folder.parent / "models"):
+        part.mkdir(parents=True)
     for iteration in (2, 10):
-        torch.save({"iter": iteration}, states / f"{iteration}.state")
-    (states / "._10.state").write_bytes(b"no checkpoint")
-    train = SimpleNamespace(check_resume=lambda opt, iteration: None)
-    basicsr_runner._resume_on_cpu(train)
-    assert train.load_resume_state({"name": "run", "auto_resume": True, "path": {}})["iter"] == 10
-    (tmp_path / "x.yml").write_text("name: t\nmodel_type: SRModel\nbetas: !!python/tuple [0.9, 0.99]\n")
-    assert model_type_of(["-opt", "x.yml"]) == "SRModel"
+        torch.save({"iter": iteration, **STATES}, folder / f"{iteration}.state")
+        torch.save({"params": {"w": torch.zeros(100)}}, folder.parent / "models" / f"net_g_{iteration}.pth")
+
+    def resume(auto=True, **path):
+        opt = {
+            "name": "run",
+            "auto_resume": auto,
+            "network_g": {},
+            "path": {"models": folder.parent / "models", **path},
+        }
+        state = basicsr_runner._load_resume_state(lambda opt, iteration: None, opt)
+        return state and state["iter"], opt["path"].get("resume_state")
+
+    return folder, resume
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_files_that_only_look_like_states_are_passed_over(states):
+    """macOS puts `._2.state` beside `2.state` on some drives."""
+    folder, resume = states
+    for name in ("._10.state", "best.state", ".99.state"):
+        (folder / name).write_bytes(b"no checkpoint")
+    assert resume() == (10, str(Path("experiments/run/training_states/10.state")))
+
+
+@pytest.mark.parametrize("name", ["training_states/10.state", "models/net_g_10.pth"])
+def test_auto_resume_takes_the_newest_checkpoint_that_is_whole(states, caplog, name):
+    folder, resume = states
+    cut(folder.parent / name)
+    before = sorted(folder.parent.rglob("*"))
+    assert resume() == (2, str(Path("experiments/run/training_states/2.state")))
+    assert name in caplog.text and sorted(folder.parent.rglob("*")) == before
+    (folder / "2.state").write_bytes(b"")
+    with pytest.raises(WeightsError, match=r"10\.state"):
+        resume()
+
+
+def test_networks_in_formats_of_others_are_not_judged(states):
+    folder, resume = states
+    for iteration, content in ((10, b"\x80\x02 an older format"), (2, b"anything")):
+        (folder.parent / "models" / f"net_g_{iteration}.pth").write_bytes(content)
+    assert resume()[0] == 10
+    (folder.parent / "models" / "net_g_10.pth").unlink()
+    assert resume()[0] == 10
+
+
+def test_a_named_state_that_is_damaged_or_missing_is_an_error(states):
+    folder, resume = states
+    cut(folder / "10.state")
+    for name in ("10.state", "11.state"):
+        with pytest.raises(WeightsError, match=name):
+            resume(auto=False, resume_state=str(folder / name))
+    assert resume(auto=False, resume_state=None) == (None, None)
+    for path in folder.iterdir():
+        path.unlink()
+    assert resume() == (None, None)
+
+
+@pytest.fixture
+def run_here(project, monkeypatch):
+    """run(text) -> the error of our runner for an option file with this content, in this process."""
+    from sr_perceptual_loss.integrations import basicsr_runner
+
+    folder, write = project
+    monkeypatch.chdir(folder)
+    for name in ("argv", "path"):
+        monkeypatch.setattr(sys, name, list(getattr(sys, name)))
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None, raising=False)
+    import sr_perceptual_loss.integrations.basicsr  # noqa: F401
+    import basicsr.train
+
+    for name in ("parse_options", "load_resume_state"):
+        monkeypatch.setattr(basicsr.train, name, getattr(basicsr.train, name))
+
+    def run(content, *arguments):
+        path = folder / "file.yml"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises((InputError, UnknownNameError, WeightsError)) as caught:
+            basicsr_runner.run(["-opt", "file.yml", *arguments])
+        assert not (folder / "experiments").exists()
+        return str(caught.value)
+
+    return write, run
+
+
+DOUBLED = {
+    "in a section": ("total_iter:", "total_iter: 5\n  total_iter:", "total_iter"),
+    "a section": ("path:", "logger: {}\npath:", "logger"),
+    "in a list": ("- type: L1Loss", "- type: L1Loss\n    loss_weight: 1\n    loss_weight: 2", "loss_weight"),
+    "in braces": ("scale: 4", "scale: 4\nx: {a: {b: 1, c: 2, b: 3}}", "b"),
+    "beside a merge key": ("scale: 4", "scale: 4\nx: &x {a: 1}\ny: {<<: *x, b: 1, b: 2}", "b"),
+}
+
+
+@pytest.mark.parametrize("name", DOUBLED)
+def test_a_doubled_key_is_named_with_its_lines_and_file(run_here, name):
+    write, run = run_here
+    old, new, key = DOUBLED[name]
+    text = write().read_text()
+    text = re.sub(rf"(?m)^( *){re.escape(old)}", rf"\1{new}", text, count=1)
+    numbers = [i for i, line in enumerate(text.splitlines(), 1) if re.search(rf"\b{key}:", line)]
+    message = run(text)
+    assert f"file.yml: `{key}`" in message
+    found = [int(number) for number in re.search(r"lines (\d+) and (\d+)", message).groups()]
+    assert set(found) <= set(numbers) and found[0] <= found[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        (lambda text: "", "file.yml: the file is empty"),
+        (lambda text: "- a\n- b\n", "file.yml: .*Sequence"),
+        (lambda text: text.replace("  total_iter", "\ttotal_iter"), r"file.yml, line \d+: .*tab"),
+        (lambda text: text + "x: [1, 2\n", r"file.yml, line \d+"),
+        (lambda text: text + "x: *nowhere\n", r"file.yml, line \d+: .*alias"),
+        (lambda text: text + "x: !foo 1\n", r"file.yml, line \d+: .*'!foo'"),
+        (lambda text: text + "x: &x {a: 1}\ny:\n  <<: *x\n", r"file.yml, line \d+: .*merge"),
+        (lambda text: text.encode("utf-16"), "file.yml: byte 0 is not utf-8"),
+        (lambda text: ("# f\u00fcr\n" + text).encode("latin-1"), "file.yml: byte 3 is not utf-8"),
+        (lambda text: text.replace("name: run\n", ""), "`name`"),
+        (lambda text: text.replace("datasets:", "dataset:"), "`datasets.train`.*'dataset'"),
+        (lambda text: text.replace("val_freq: 1000", "val_freq: 0"), r"`val\.val_freq`: got '0'"),
+        (lambda text: text.replace("save_img: false", ""), r"`val\.save_img`"),
+        (lambda text: text.replace("total_iter: 4", "total_iter: many"), r"`train\.total_iter`: got 'many'"),
+        (lambda text: text.replace("  val:\n", "  test:\n"), r"datasets\.val"),
+        (lambda text: text.replace("data/GT", "data/GTT"), r"datasets\.\w+\.dataroot_gt: .*data/GTT"),
+        (lambda text: text + "losses: [{type: L1Loss}]\n", "^losses: "),
+        (lambda text: text + "guard: {every: 5}\n", "^guard: "),
+        (lambda text: text + "pixel_opt: {type: L1Loss}\n", "^pixel_opt: "),
+        (
+            lambda text: text.replace("val:\n  metrics", "val:\n  losses: [{type: L1Loss}]\n  metrics"),
+            r"^val\.losses: ",
+        ),
+        (lambda text: text.replace("PerceptualSRModel", "PerceptualSRMode"), "'PerceptualSRMode'.*'PerceptualSRModel'"),
+        (lambda text: text.replace("PerceptualSRModel", "PerceptualStyleGAN2Model"), "StyleGAN2Model.*SRModel"),
+    ],
+)
+def test_faults_of_the_file_are_one_sentence_before_anything_is_written(run_here, change, names):
+    write, run = run_here
+    text = write().read_text()
+    changed = change(text)
+    assert changed != text
+    assert re.search(names, run(changed))
+
+
+def test_a_wrong_force_yml_is_named(run_here):
+    write, run = run_here
+    for argument in ("trian:total_iter=1", "train:total_iter", "train:losses:0:loss_weight=1"):
+        assert run(write().read_text(), "--force_yml", argument).startswith("--force_yml: ")
+
+
+def test_what_basicsr_reads_is_read(tmp_path):
+    from sr_perceptual_loss.integrations.basicsr import options
+
+    path = tmp_path / "x.yml"
+    text = (
+        "name: t\nmodel_type: SRModel\nbetas: !!python/tuple [0.9, 0.99]\na: &a {b: 1}\nc: [*a, *a]\n# \u4e2d\u6587\n"
+    )
+    for content in (text.encode(), b"\xef\xbb\xbf" + text.encode(), text.replace("\n", "\r\n").encode()):
+        path.write_bytes(content)
+        assert [key.value for key, _ in options.check_file(path).value] == ["name", "model_type", "betas", "a", "c"]
+
+
+def test_names_of_the_registries_are_looked_up_with_the_nearest_one(run_here, monkeypatch):
+    from sr_perceptual_loss.integrations import basicsr_runner
+    import basicsr.train
+
+    _, _ = run_here
+    for message, nearest in (
+        ("No object named 'L1Los' found in 'loss' registry!", "'L1Loss'"),
+        ("No object named 'SRVGGNetCompac' found in 'arch' registry!", "'SRVGGNetCompact_basicsr'"),
+    ):
+        monkeypatch.setattr(basicsr.train, "train_pipeline", lambda root, message=message: {}[message])
+        with pytest.raises(UnknownNameError, match=nearest):
+            basicsr_runner.run([])
 
 
 @pytest.mark.fault(69)
@@ -150,7 +322,7 @@ def test_without_basicsr_the_message_says_what_to_do(tmp_path):
         "real = PathFinder.find_spec\n"
         "PathFinder.find_spec = lambda name, *a, **k: None if name == 'basicsr' else real(name, *a, **k)\n"
         "import sr_perceptual_loss\n"
-        "print(sr_perceptual_loss.list_critics()[0])\n"
+        "print(sr_perceptual_loss.list_critics())\n"
         "try:\n"
         "    import sr_perceptual_loss.integrations.basicsr\n"
         "except ImportError as error:\n"

@@ -1,5 +1,8 @@
 """BasicSR: importing this package makes our losses, models and metrics known to its registries.
 
+BasicSR's ``build_model`` is replaced by :func:`projects.build_model`, which finds ``Perceptual<Name>`` for every SR
+model and refuses options that nobody would read.
+
 One line in a project's own train.py, before any ``import basicsr``::
 
     import sr_perceptual_loss.integrations.basicsr
@@ -12,10 +15,12 @@ from sr_perceptual_loss.integrations.basicsr_shim import install_shims, require_
 install_shims()
 require_basicsr()
 
+import sys  # noqa: E402
+
 from basicsr.utils.registry import LOSS_REGISTRY, METRIC_REGISTRY  # noqa: E402
 
 from sr_perceptual_loss.integrations import host  # noqa: E402
-from sr_perceptual_loss.integrations.basicsr import models  # noqa: E402  registers the models
+from sr_perceptual_loss.integrations.basicsr import models, projects  # noqa: E402  registers the models
 from sr_perceptual_loss.integrations.basicsr.losses import BasicSRLoss, LossList  # noqa: E402
 
 __all__ = ["BasicSRLoss", "LossList", "models", "register"]
@@ -27,6 +32,9 @@ def register() -> None:
     metrics = host.critic_metrics("bgr")
     metrics["calculate_rqi"] = host.critic_metrics("bgr")["calculate_rqi_maniqa"]
     host.register_under(METRIC_REGISTRY, metrics)
+    for module in ("basicsr", "basicsr.models", "basicsr.train", "basicsr.test"):
+        if hasattr(sys.modules.get(module), "build_model"):
+            setattr(sys.modules[module], "build_model", projects.build_model)  # noqa: B010
 
 
 register()

@@ -1,7 +1,7 @@
 """Our losses in BasicSR's slots, and the list ``train.losses`` of our models: any number of losses as one.
 
 Stock models call ``perceptual_opt`` as ``percep, style = loss(output, gt)`` and add ``pixel_opt`` as a tensor. Our
-registered classes return the pair, and an error in ``pixel_opt`` says where they belong.
+registered classes return the pair, and are refused in ``pixel_opt``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from basicsr.losses import build_loss
@@ -26,22 +26,7 @@ from sr_perceptual_loss.losses.frozen import share_critics
 from sr_perceptual_loss.losses.schedule import Schedule
 from sr_perceptual_loss.monitor.guard import HackingGuard
 
-__all__ = ["BasicSRLoss", "LossList", "entry_name"]
-
-
-class SlotPair(tuple):
-    """(loss, None), as ``perceptual_opt`` wants it; adding it like a tensor raises an error that explains the slots."""
-
-    label: str
-
-    def _wrong_slot(self, other: object) -> NoReturn:
-        raise InputError(
-            f"{self.label} returns the pair (loss, None) of BasicSR's perceptual slot, but was used as one tensor: it "
-            "stands in `pixel_opt`. Move it to `train.perceptual_opt`, or to the list `train.losses` of our models "
-            "(model_type: PerceptualSRModel, PerceptualSRGANModel, ...)."
-        )
-
-    __add__ = __radd__ = _wrong_slot  # type: ignore[assignment]
+__all__ = ["BasicSRLoss", "LossList", "check_arguments", "describe", "entry_name", "registered"]
 
 
 class BasicSRLoss(HostLoss):
@@ -51,39 +36,107 @@ class BasicSRLoss(HostLoss):
         "Use our models (model_type: PerceptualSRModel, PerceptualSRGANModel, ...), which tell it; stock models cannot."
     )
 
-    def forward(self, output: Tensor, gt: Tensor) -> SlotPair:  # type: ignore[override]
+    def forward(self, output: Tensor, gt: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         """(loss, None); the arguments are BasicSR's (prediction, target)."""
-        pair = SlotPair((super().forward(output, gt), None))
-        pair.label = self.loss.label
-        return pair
+        return super().forward(output, gt), None
+
+
+def registered(registry: Any, name: str) -> bool:
+    """Whether BasicSR's ``registry.get`` finds a name; its own classes may have a suffix."""
+    return name in registry or f"{name}_basicsr" in registry
+
+
+def check_arguments(where: str, kind: str, options: Mapping[str, Any], further: Sequence[str] = ()) -> None:
+    """Refuse options that the constructor of a registered loss does not take; ``further`` ones are not its own.
+
+    Raises:
+        InputError: naming the key.
+    """
+    cls, where = LOSS_REGISTRY.get(kind), f"{where} ({kind})"
+    options = {key: value for key, value in options.items() if key not in ("type", *further)}
+    if where.startswith(("train.pixel_opt", "train.ldl_opt")) and issubclass(cls, HostLoss | LossList):
+        raise InputError(
+            f"{where}: it returns the pair (loss, None) of BasicSR's perceptual slot, and this slot takes one tensor. "
+            "Move it to `train.perceptual_opt`, or to the list `train.losses` of our models (Perceptual<Name>)."
+        )
+    if inspect.isclass(cls) and issubclass(cls, HostLoss):
+        cls.check_options(where, options)
+        return
+    parameters = inspect.signature(cls).parameters.values()
+    if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+        check_known_keys(where, options, [*further, *(p.name for p in parameters)])
+    for p in parameters:
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in options:
+            raise InputError(f"{where}: `{p.name}` is missing.")
 
 
 def _build_entry(entry: object, where: str) -> tuple[nn.Module, bool]:
     """One entry of ``train.losses``, and whether it takes a ``schedule`` itself; it is not handed on otherwise."""
     kind = entry.get("type") if isinstance(entry, Mapping) else None
     if not isinstance(entry, Mapping) or not isinstance(kind, str):
-        raise InputError(f"{where}: got {entry!r}, expected a mapping with `type: <loss name>`.")
-    if kind not in LOSS_REGISTRY and f"{kind}_basicsr" not in LOSS_REGISTRY:
+        raise InputError(f"{where}: got {entry!r}, expected a mapping such as `- {{type: L1Loss, loss_weight: 1.0}}`.")
+    if not registered(LOSS_REGISTRY, kind):
         raise UnknownNameError(f"{where}: no loss '{kind}' is registered.{nearest(kind, LOSS_REGISTRY.keys())}")
     if kind == "LossList":
         raise InputError(f"{where}: a LossList inside of a list; put its entries into the list itself.")
     cls = LOSS_REGISTRY.get(kind)
-    arguments = {key: value for key, value in entry.items() if key not in ("type", "name")}
-    if inspect.isclass(cls) and issubclass(cls, HostLoss):
-        cls.check_options(f"{where} ({kind})", arguments)
-        try:
-            return build_loss({"type": kind, **arguments}), True
-        except (InputError, UnknownNameError, WeightsError) as error:
-            raise type(error)(f"{where} ({kind}): {error}") from None
-    second = list(inspect.signature(getattr(cls, "forward", cls)).parameters)[2:3]
-    if second in (["weight"], ["target_is_real"]):
-        raise InputError(f"{where} ({kind}): its second argument is `{second[0]}` and not the ground truth.")
-    parameters = inspect.signature(cls).parameters
-    if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
-        check_known_keys(f"{where} ({kind})", arguments, ["schedule", *parameters])
-    if "schedule" not in parameters:
-        arguments.pop("schedule", None)
-    return build_loss({"type": kind, **arguments}), "schedule" in parameters
+    parameters, ours = inspect.signature(cls).parameters, inspect.isclass(cls) and issubclass(cls, HostLoss)
+    takes_schedule = ours or "schedule" in parameters
+    left_out = ["name"] if takes_schedule else ["name", "schedule"]
+    check_arguments(where, kind, entry, left_out)
+    try:
+        member = build_loss({key: value for key, value in entry.items() if key not in left_out})
+    except (InputError, UnknownNameError, WeightsError) as error:
+        raise type(error)(f"{where} ({kind}): {error}") from None
+    except (TypeError, ValueError) as error:  # of a loss that is not ours
+        raise InputError(f"{where} ({kind}): {error}") from error
+    if not isinstance(member, nn.Module):
+        raise InputError(f"{where} ({kind}): got a {type(member).__name__}, expected a class of torch.nn.Module.")
+    return (OutputLoss(member) if _takes_output_only(member, f"{where} ({kind})") else member), takes_schedule
+
+
+class OutputLoss(nn.Module):
+    """A loss of the output alone, such as total variation, called like the others."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss, self.loss_weight = loss, getattr(loss, "loss_weight", None)
+
+    def forward(self, output: Tensor, gt: Tensor) -> Any:
+        """``loss(output)``."""
+        return self.loss(output)
+
+
+#: Names of first arguments that are no prediction, and of second arguments that are no ground truth.
+NO_OUTPUT = re.compile(r"(gt|hr|hq|target|real|ref|y_true|net|model|disc)", re.I)
+NO_TARGET = re.compile(r".*(weight|mask|is_real|is_disc)|(lr|lq|map|pred|sr|fake|output|iter)", re.I)
+
+
+def _takes_output_only(loss: nn.Module, where: str) -> bool:
+    """From the signature: False for ``loss(output, gt)``, True for ``loss(output)``; InputError for anything else."""
+    if isinstance(loss, HostLoss):
+        return False
+    parameters = list(inspect.signature(loss.forward).parameters.values())
+    several = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    images = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.KEYWORD_ONLY]
+    needed += [p.name for p in images[2:] if p.default is p.empty]
+    takes = f"{where}: its forward takes ({', '.join(map(str, parameters))}), expected (output, ground truth)"
+    if needed or (not images and not several) or (images and NO_OUTPUT.match(images[0].name)):
+        raise InputError(f"{takes}. Wrap it in a class of your own that is called so.")
+    if len(images) < 2:
+        return not several
+    second = images[1]
+    optional = second.default is not second.empty
+    if (
+        NO_TARGET.match(second.name)
+        or second.annotation in (bool, "bool")
+        or second.default not in (second.empty, None)
+    ):
+        if not optional:
+            raise InputError(f"{takes}: `{second.name}` is not the ground truth.")
+        return True
+    return False
 
 
 def entry_name(entry: Mapping[str, Any]) -> str:
@@ -97,6 +150,13 @@ def entry_name(entry: Mapping[str, Any]) -> str:
     if kind == "CriticLoss" and isinstance(entry.get("critic"), str):
         return str(entry["critic"])
     return re.sub(r"Loss$", "", kind).lower() or "loss"
+
+
+def describe(loss: nn.Module) -> str:
+    """One line: ours with critic, weights, crops and form; of others the class and the weight."""
+    loss = loss.loss if isinstance(loss, HostLoss | OutputLoss) else loss
+    weights = [f"{key}={getattr(loss, key)}" for key in ("loss_weight", "perceptual_weight") if hasattr(loss, key)]
+    return repr(loss) if isinstance(loss, PairLoss) else f"{type(loss).__name__}({', '.join(weights)})"
 
 
 class LossList(nn.Module):
@@ -122,7 +182,10 @@ class LossList(nn.Module):
     def __init__(self, losses: Sequence[Mapping[str, Any]], balance: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         if not isinstance(losses, list | tuple) or not losses:
-            raise InputError(f"losses: got {losses!r}, expected a list of mappings, each with a `type`.")
+            raise InputError(
+                f"losses: got {losses!r}, expected a list. Put '- ' in front of each entry: `- {{type: L1Loss}}`, or "
+                "remove the key."
+            )
         members: dict[str, nn.Module] = {}
         #: Of entries that take no schedule themselves.
         self._schedules: dict[str, Schedule] = {}
@@ -177,6 +240,11 @@ class LossList(nn.Module):
             for term in self.balancer.term_names:
                 terms[f"balance_{term}"] = self.balancer.terms[term] if self._called else torch.zeros(())
         return terms
+
+    def described(self) -> dict[str, str]:
+        """Name -> one line on the entry, for the log."""
+        lines = {name: describe(member) for name, member in zip(self.names, self.members, strict=True)}
+        return lines | {name: f"{lines[name]}, schedule={schedule}" for name, schedule in self._schedules.items()}
 
     def _stateful(self) -> dict[str, nn.Module]:
         """What has a state worth saving; BasicSR's own losses have none (the VGG of PerceptualLoss would be 80 MB)."""

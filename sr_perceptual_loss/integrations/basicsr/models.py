@@ -6,14 +6,12 @@ optimizer step, ``train.guard``, errors for unknown keys, and the state of losse
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import inspect
-import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from basicsr.models.esrgan_model import ESRGANModel
@@ -22,24 +20,23 @@ from basicsr.models.srgan_model import SRGANModel
 from basicsr.models.swinir_model import SwinIRModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.logger import init_tb_logger
-from basicsr.utils.registry import METRIC_REGISTRY, MODEL_REGISTRY
+from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
-from sr_perceptual_loss.checks import check_known_keys, nearest
-from sr_perceptual_loss.errors import InputError, NonFiniteError, UnknownNameError
-from sr_perceptual_loss.integrations import host
+from sr_perceptual_loss.checks import check_known_keys
+from sr_perceptual_loss.errors import InputError, NonFiniteError
 from sr_perceptual_loss.integrations.basicsr.finite import FiniteChecks
-from sr_perceptual_loss.integrations.basicsr.losses import LossList
+from sr_perceptual_loss.integrations.basicsr.losses import LossList, describe
+from sr_perceptual_loss.integrations.basicsr.options import OWN_KEYS, ReadKeys, check_model, check_options, record_reads
 from sr_perceptual_loss.integrations.basicsr.saving import read_side_state, save_side_state, side_file
 from sr_perceptual_loss.losses.distributed import world_size
 from sr_perceptual_loss.monitor.guard import HackingError, HackingGuard
 
-__all__ = ["PerceptualMixin", "PerceptualSRGANModel", "PerceptualSRModel", "perceptual"]
+__all__ = ["PerceptualMixin", "PerceptualSRGANModel", "PerceptualSRModel", "log_losses", "perceptual"]
 
 #: BasicSR's attribute -> key of its options, for messages.
 SLOT_NAMES = {"cri_pix": "pixel_opt", "cri_gan": "gan_opt", "cri_ldl": "ldl_opt", "cri_perceptual": "perceptual_opt"}
-#: Keys of ``train:`` that BasicSR would ignore; what is nearly one of them, or another name for it, is an error.
-OWN_KEYS = ("losses", "balance", "guard")
+#: Other names for our keys of ``train:``.
 OTHER_NAMES = dict.fromkeys(("loss_opt", "losses_opt", "extra_losses"), "losses")
 OTHER_NAMES |= dict.fromkeys(("guard_opt", "hacking_guard"), "guard")
 #: Defaults of ``train.guard``. Adversarial training trades fidelity for texture, hence its tolerance.
@@ -47,42 +44,17 @@ GUARD: dict[str, Any] = {"every": 200, "action": "warn"}
 GAN_GUARD = {**GUARD, "tolerance": 3.0}
 
 
-def _slots_of(model: type) -> set[str]:
-    """The ``*_opt`` keys that a model class and its bases read, from their source."""
-    source = ""
-    for cls in model.__mro__[:-1]:
-        with contextlib.suppress(OSError, TypeError):  # classes without a source file
-            source += inspect.getsource(cls)
-    slots = {"pixel_opt", "perceptual_opt", *re.findall(r"[\"'](\w+_opt)[\"']", source)}
-    # SRGANModel builds ldl_opt, but only RealESRGANModel calls it.
-    return slots if "self.cri_ldl(" in source else slots - {"ldl_opt"}
-
-
-def _check_options(opt: Mapping[str, Any], slots: set[str], model: str) -> None:
-    """Refuse losses that the model would never read, and metrics that would fail at the first validation."""
-    train = opt["train"]
-    for key in train:
-        close = difflib.get_close_matches(str(key), OWN_KEYS, 1, 0.8)
-        meant = OTHER_NAMES.get(key, close[0] if close else key)
-        if meant != key:
-            raise InputError(f"train.{key}: {model} reads `{meant}`. Rename the key to `{meant}`.")
-        if key.endswith("_opt") and key not in slots:
-            raise InputError(
-                f"train.{key}: {model} does not use this key, so the loss would be ignored."
-                f"{nearest(key, [*slots, 'losses'])} Put further losses into the list `losses`."
-            )
-    if "gan_opt" in slots and not train.get("gan_opt"):
-        raise InputError(f"train.gan_opt is missing; {model} trains against a discriminator.")
-    if train.get("balance") and not train.get("losses"):
-        raise InputError("train.balance: there is no list `losses` to balance; put the losses into it.")
-    for name, options in ((opt.get("val") or {}).get("metrics") or {}).items():
-        kind = str(options.get("type"))
-        if kind not in METRIC_REGISTRY and f"{kind}_basicsr" not in METRIC_REGISTRY:
-            raise UnknownNameError(f"val.metrics.{name}: no metric '{kind}'.{nearest(kind, METRIC_REGISTRY.keys())}")
-        metric = METRIC_REGISTRY.get(kind)
-        if getattr(metric, "__module__", "") == host.__name__:
-            keys = ["type", *list(inspect.signature(metric).parameters)[2:]]
-            check_known_keys(f"val.metrics.{name}", options, keys)
+def log_losses(model: Any) -> None:
+    """Name every loss of a model in BasicSR's log, with a warning where its critic has random weights."""
+    for attribute, loss in vars(model).items():
+        if attribute.startswith("cri_") and isinstance(loss, nn.Module):
+            lines, entries = {attribute[4:]: describe(loss)}, [loss]
+            if isinstance(loss, LossList):
+                lines, entries = loss.described(), list(loss.members)
+            for (name, line), entry in zip(lines.items(), entries, strict=True):
+                get_root_logger().info(f"loss {name}: {line}")
+                if any(getattr(part, "random_weights", False) for part in entry.modules()):
+                    get_root_logger().warning(f"loss {name}: random weights (weights: ~), so the scores mean nothing.")
 
 
 def _build_guard(given: object, defaults: Mapping[str, Any]) -> HackingGuard | None:
@@ -101,11 +73,6 @@ def _build_guard(given: object, defaults: Mapping[str, Any]) -> HackingGuard | N
 class PerceptualMixin:
     """Reads ``train.losses`` (and ``perceptual_opt``, as the entry named ``percep``) in front of a BasicSR model."""
 
-    #: Keys ``train.*_opt`` that this model uses.
-    loss_slots: ClassVar[set[str]] = {"pixel_opt", "perceptual_opt"}
-    #: BasicSR's prefix of generator losses in this model.
-    log_prefix: ClassVar[str] = "l_"
-
     # Set by BasicSR's classes.
     opt: dict[str, Any]
     device: torch.device
@@ -117,26 +84,46 @@ class PerceptualMixin:
     checks: FiniteChecks
     _guard_board: Any = None
 
+    def __init__(self, opt: Mapping[str, Any]) -> None:
+        opt = record_reads(opt)
+        super().__init__(opt)  # type: ignore[call-arg]
+        if isinstance(opt.get("train"), ReadKeys):
+            check_model(self, opt["train"])
+            log_losses(self)
+
     def init_training_settings(self) -> None:
         """Build the list, then let BasicSR do the rest."""
+        check_options(self.opt)
         train = self.opt["train"]
-        _check_options(self.opt, self.loss_slots, type(self).__name__)
-        entries = list(train.get("losses") or [])
+        entries, balance, guard = self._own_options(train)
         if train.get("perceptual_opt"):
             entries.insert(0, {"name": "percep", **train["perceptual_opt"]})
         if entries:
             # A copy: the option tree of the caller stays as it was written.
-            entry = {"type": "LossList", "losses": entries, "balance": train.get("balance")}
-            self.opt = {**self.opt, "train": {**train, "perceptual_opt": entry}}
+            self.opt = {**self.opt, "train": train.copy()}
+            self.opt["train"]["perceptual_opt"] = {"type": "LossList", "losses": entries, "balance": balance}
         super().init_training_settings()  # type: ignore[misc]
         self.loss_list = self.cri_perceptual if isinstance(self.cri_perceptual, LossList) else None
         self._install_checks()
         pair_losses = {} if self.loss_list is None else self.loss_list.pair_losses
         if self.loss_list is not None and any("score" in loss.term_names for loss in pair_losses.values()):
-            gan = "gan_opt" in self.loss_slots
-            self.loss_list.guard = _build_guard(train.get("guard", True), GAN_GUARD if gan else GUARD)
-        elif train.get("guard"):
+            self.loss_list.guard = _build_guard(guard, GAN_GUARD if hasattr(self, "net_d") else GUARD)
+        elif guard not in (True, False, None):
             get_root_logger().warning("train.guard: no entry of `losses` has a critic's score; there is no guard.")
+
+    def _own_options(self, train: dict[str, Any]) -> tuple[list[Any], Any, Any]:
+        """``losses``, ``balance`` and ``guard``; InputError for what is nearly one of these keys."""
+        for key in dict.keys(train):
+            close = difflib.get_close_matches(str(key), OWN_KEYS, 1, 0.8)
+            meant = OTHER_NAMES.get(key, close[0] if close else key)
+            if meant != key:
+                raise InputError(f"train.{key}: {type(self).__name__} reads `{meant}`. Rename the key to `{meant}`.")
+        losses = train.get("losses")
+        if "losses" in train and (not losses or not isinstance(losses, list | tuple)):
+            LossList(losses)  # type: ignore[arg-type]  # says what is wrong with it
+        if train.get("balance") and not losses:
+            raise InputError("train.balance: there is no list `losses` to balance; put the losses into it.")
+        return list(losses or []), train.get("balance"), train.get("guard", True)
 
     def _install_checks(self) -> None:
         """Collect finite flags of all losses, and read them with the gradients before each optimizer step."""
@@ -196,13 +183,14 @@ class PerceptualMixin:
         """Replace BasicSR's one perceptual value by one value per entry, with the same keys in every step."""
         named: dict[str, Tensor] = OrderedDict(loss_dict)
         zero = torch.zeros((), device=self.device)
+        prefix = "l_g_" if hasattr(self, "net_d") else "l_"  # BasicSR's, of the generator's losses
         for name in ("pix", "ldl", "gan"):
             if getattr(self, f"cri_{name}", None) is not None:
-                named.setdefault(f"{self.log_prefix}{name}", zero)
+                named.setdefault(f"{prefix}{name}", zero)
         if self.loss_list is not None:
-            named.pop(f"{self.log_prefix}percep", None)
+            named.pop(f"{prefix}percep", None)
             for name in self.loss_list.names:
-                named[f"{self.log_prefix}{name}"] = self.loss_list.parts.get(name, zero)
+                named[f"{prefix}{name}"] = self.loss_list.parts.get(name, zero)
             for name, value in self.loss_list.terms().items():
                 named[name] = value.to(self.device)
         # DDP stacks the values: one shape, one dtype, one order on all ranks.
@@ -252,10 +240,7 @@ def perceptual(base: type, name: str | None = None) -> type:
     name = name or f"Perceptual{base.__name__}"
     if name in MODEL_REGISTRY:
         return MODEL_REGISTRY.get(name)
-    slots = _slots_of(base)
     members = {
-        "loss_slots": slots,
-        "log_prefix": "l_g_" if "gan_opt" in slots else "l_",
         "__doc__": f"{base.__name__} with the list `train.losses`; see PerceptualMixin.",
         "__module__": __name__,
     }

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-import yaml
+from basicsr import models as basicsr_models
+from basicsr.models.sr_model import SRModel
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import nn
 
 from sr_perceptual_loss.checks import as_int, nearest
 from sr_perceptual_loss.errors import InputError, UnknownNameError
-from sr_perceptual_loss.integrations.basicsr.models import perceptual
+from sr_perceptual_loss.integrations.basicsr.losses import registered
+from sr_perceptual_loss.integrations.basicsr.models import PerceptualMixin, log_losses, perceptual
+from sr_perceptual_loss.integrations.basicsr.options import ReadKeys, check_model, check_options, record_reads
 
-__all__ = ["CAMixerCompat", "ensure_model", "model_type_of"]
+__all__ = ["CAMixerCompat", "build_model", "ensure_model"]
 
 PREFIX = "Perceptual"
+#: BasicSR's own function, also after a reload of this package, which puts ours in its place.
+STOCK_BUILD = getattr(basicsr_models.build_model, "stock", basicsr_models.build_model)
 
 
 class CAMixerCompat:
@@ -90,30 +94,51 @@ class Draws:
 COMPAT: dict[str, type] = {"CAModel": CAMixerCompat}
 
 
-def model_type_of(basicsr_args: Sequence[str]) -> str | None:
-    """``model_type`` of the file after ``-opt``, or None: BasicSR's own parser reports what is wrong with it."""
-    arguments = list(basicsr_args)
-    path = Path(arguments[arguments.index("-opt") + 1]) if "-opt" in arguments[:-1] else None
-    if path is None or not path.is_file():
-        return None
-    # Nodes only: BasicSR accepts tags such as !!python/tuple, from which nothing is built here.
-    root = yaml.compose(path.read_text(encoding="utf-8"))
-    pairs = root.value if isinstance(root, yaml.MappingNode) else []
-    return next((str(value.value) for key, value in pairs if key.value == "model_type"), None)
-
-
 def ensure_model(model_type: str | None) -> None:
-    """Make ``Perceptual<Name>`` from a registered ``<Name>``; UnknownNameError where neither is registered."""
-    if model_type is None or model_type in MODEL_REGISTRY or f"{model_type}_basicsr" in MODEL_REGISTRY:
+    """Make ``Perceptual<Name>`` from a registered ``<Name>``.
+
+    Raises:
+        UnknownNameError: neither is registered.
+        InputError: ``<Name>`` is no SR model.
+    """
+    if model_type is None or registered(MODEL_REGISTRY, model_type):
         return
     base = model_type.removeprefix(PREFIX)
-    registered = base in MODEL_REGISTRY or f"{base}_basicsr" in MODEL_REGISTRY
-    if not model_type.startswith(PREFIX) or not registered:
+    models = {name.removesuffix("_basicsr"): model for name, model in MODEL_REGISTRY}
+    if base == model_type or base not in models or issubclass(models[base], PerceptualMixin):
+        can = {f"{PREFIX}{name}" for name, cls in models.items() if issubclass(cls, SRModel)} - {model_type}
+        can = {name for name in can if not name.startswith(PREFIX * 2)}
         raise UnknownNameError(
-            f"model_type: no model '{model_type}' is registered.{nearest(model_type, MODEL_REGISTRY.keys())} A model "
-            "of your project is known after --import of the module that registers it."
+            f"model_type: no model '{model_type}' is registered.{nearest(model_type, {*models, *can})} A model of your "
+            "project is known after --import of the module that registers it."
         )
-    stock = MODEL_REGISTRY.get(base)
+    stock = models[base]
+    if not issubclass(stock, SRModel):
+        raise InputError(f"model_type: {model_type} is for models derived from SRModel, and {base} is not.")
     if base in COMPAT:
         stock = type(base, (COMPAT[base], stock), {"__module__": __name__, "__doc__": stock.__doc__})
     perceptual(stock, model_type)
+
+
+def build_model(opt: Mapping[str, Any]) -> Any:
+    """BasicSR's ``build_model``, for ``Perceptual<Name>`` of every registered SR model, with the checks of the options.
+
+    Args:
+        opt: the whole option tree; stays as it is.
+
+    Raises:
+        InputError, UnknownNameError, WeightsError: an option that would be ignored or would fail later.
+    """
+    ensure_model(opt.get("model_type"))
+    opt = record_reads(opt)
+    train = opt.get("train")
+    if isinstance(train, ReadKeys):
+        check_options({**opt, "train": train.plain()})
+    model = STOCK_BUILD(opt)
+    if isinstance(train, ReadKeys) and not isinstance(model, PerceptualMixin):  # which has done both
+        check_model(model, train)
+        log_losses(model)
+    return model
+
+
+build_model.stock = STOCK_BUILD  # type: ignore[attr-defined]

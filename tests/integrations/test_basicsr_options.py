@@ -1,0 +1,129 @@
+"""Keys of ``train`` that nobody reads, whoever the model is; what the log says about the losses."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+import yaml
+
+from sr_perceptual_loss import InputError
+
+from .conftest import GAN, L1
+
+import sr_perceptual_loss.integrations.basicsr  # noqa: F401
+from basicsr.losses import build_loss
+from basicsr.models.sr_model import SRModel
+from basicsr.utils.options import ordered_yaml
+from basicsr.utils.registry import MODEL_REGISTRY
+
+from sr_perceptual_loss.integrations.basicsr.models import perceptual
+from sr_perceptual_loss.integrations.basicsr.options import ReadKeys
+from sr_perceptual_loss.integrations.basicsr.projects import build_model, ensure_model
+
+CRITIC = {"type": "CriticLoss", "critic": "haarpsi"}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "train", "names"),
+    [
+        ("SRModel", {"losses": [CRITIC]}, r"train\.losses: SRModel.*PerceptualSRModel"),
+        ("SRModel", {"balance": {"shares": {"l1": 1}}}, r"train\.balance: SRModel"),
+        ("SRModel", {"guard": {"every": 5}}, r"train\.guard: SRModel"),
+        ("SRGANModel", {"losses": [L1]}, r"train\.losses: SRGANModel.*PerceptualSRGANModel"),
+        ("SRModel", {"rqi_opt": CRITIC}, r"train\.rqi_opt: SRModel"),
+        ("SRModel", {"gan_opt": GAN}, r"train\.gan_opt: SRModel"),
+        ("SRModel", {"extra": {"type": "L1Loss"}}, r"train\.extra: SRModel"),
+        ("SRModel", {"extra": [{"loss_weight": 1}]}, r"train\.extra: SRModel"),
+        ("SRModel", {"ema_deacy": 0.9}, r"train\.ema_deacy: .*'ema_decay'"),
+        ("SRGANModel", {"ldl_opt": L1}, r"train\.ldl_opt: SRGANModel"),
+        ("SRGANModel", {"gan_opt": None}, r"train\.gan_opt"),
+    ],
+)
+def test_a_loss_that_nobody_reads_is_an_error_in_stock_models_too(options, model_type, train, names):
+    with pytest.raises(InputError, match=names):
+        build_model(options(model_type, {"pixel_opt": L1, **train}))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, dict, lambda train: {**train}, lambda train: train | {}])
+def test_options_that_a_projects_own_code_reads_are_no_error(options, copied):
+    class CopyModel(SRModel):
+        def init_training_settings(self):
+            super().init_training_settings()
+            train = copied(self.opt["train"])
+            self.extra = build_loss(train["fft_opt"])
+
+    opt = options("CopyModel", {"pixel_opt": L1, "fft_opt": L1})
+    MODEL_REGISTRY.register(CopyModel)
+    try:
+        for name in ("CopyModel", "PerceptualCopyModel"):
+            assert build_model({**opt, "model_type": name}).extra.loss_weight == 1.0
+    finally:
+        for name in ("CopyModel", "PerceptualCopyModel"):
+            MODEL_REGISTRY._obj_map.pop(name, None)
+
+
+def test_the_section_is_a_dict_that_notes_what_is_read():
+    train = ReadKeys({"a": {"b": 1}, "c": 2, "d": 3})
+    assert train.get("x") is None and "c" in train and train["a"] == {"b": 1}
+    assert train.asked == {"x", "c", "a"}
+    twin = copy.deepcopy(train)
+    assert twin.pop("d") == 3 and train.asked == {"x", "c", "a", "d"} and twin["a"] is not train["a"]
+    assert type(pickle.loads(pickle.dumps(train))) is dict and pickle.loads(pickle.dumps(train)) == train.plain()
+    for dumper in (yaml.SafeDumper, yaml.Dumper, ordered_yaml()[1]):
+        assert yaml.safe_load(yaml.dump({"train": train}, Dumper=dumper)) == {"train": train.plain()}
+    assert dict(**ReadKeys({"a": 1})) == {"a": 1} and isinstance(train, dict)
+
+
+@pytest.mark.parametrize("model_type", ["SRModel", "PerceptualSRModel"])
+def test_other_unread_keys_are_named_once_after_the_first_step(options, build, basicsr_log, model_type):
+    opt = options(model_type, {"pixel_opt": L1, "total_iter": 9, "warmup_iter": -1, "colour": "red"})
+    from sr_perceptual_loss.integrations.basicsr import projects
+
+    model = projects.build_model(opt)
+    model.lq, model.gt = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 64, 64)
+    for iteration in (1, 2):
+        model.optimize_parameters(iteration)
+    assert [line for line in basicsr_log.messages if "has not read" in line] == [
+        f"train: {model_type} has not read colour."
+    ]
+
+
+@pytest.mark.parametrize("model_type", ["SRModel", "PerceptualSRModel"])
+def test_the_log_names_every_loss_and_random_weights(options, basicsr_log, model_type):
+    entry = {"type": "CriticLoss", "critic": "tiny_efficient_pban", "weights": None, "loss_weight": 0.25}
+    train = {"pixel_opt": {**L1, "loss_weight": 2.0}, "perceptual_opt": entry}
+    if model_type.startswith("Perceptual"):
+        train["losses"] = [{**CRITIC, "crops": {"size": 32}, "schedule": {"start": 7}}]
+    slot = "percep" if "losses" in train else "perceptual"
+    for _ in range(2):
+        basicsr_log.clear()
+        build_model(options(model_type, train))
+        lines = {line.split(": ")[0]: line for line in basicsr_log.messages if line.startswith("loss ")}
+        assert "L1Loss(loss_weight=2.0)" in lines["loss pix"]
+        warned = [r.getMessage() for r in basicsr_log.records if r.levelname == "WARNING"]
+        assert [line.split(":")[0] for line in warned if "random weights" in line] == [f"loss {slot}"]
+        assert any("loss_weight=0.25" in line and "tiny_efficient_pban" in line for line in basicsr_log.messages)
+        if "losses" in train:
+            assert all(part in lines["loss haarpsi"] for part in ("haarpsi", "32", "start", "7", "linear"))
+
+
+def test_every_sr_model_can_be_perceptual():
+    before = dict(MODEL_REGISTRY._obj_map)
+    names = [name.removesuffix("_basicsr") for name, cls in before.items() if issubclass(cls, SRModel)]
+    names = [name for name in names if not name.startswith("Perceptual")]
+    try:
+        for name in names:
+            ensure_model(f"Perceptual{name}")
+            assert issubclass(MODEL_REGISTRY.get(f"Perceptual{name}"), MODEL_REGISTRY.get(name))
+        assert {"SRModel", "SwinIRModel", "ESRGANModel", "RealESRGANModel", "RealESRNetModel", "EDVRModel"} <= set(
+            names
+        )
+        with pytest.raises(KeyError, match="PerceptualPerceptualSRModel.*'PerceptualSRModel'"):
+            ensure_model("PerceptualPerceptualSRModel")
+        assert perceptual(SRModel) is MODEL_REGISTRY.get("PerceptualSRModel")
+    finally:
+        for name in set(MODEL_REGISTRY._obj_map) - set(before):
+            MODEL_REGISTRY._obj_map.pop(name)
