@@ -5,8 +5,8 @@ r"""RLFN x4 fine-tuned with L1 and each critic at several shares, measured on fo
 
 DIR contains cid22_512_train, the test sets and sr_weights/rlfn/rlfn_x4.pth (docs/hosts/plain_pytorch.md, Data). The
 published network (row `start`) is trained further with L1 alone (`l1`, the control) and with L1 and a critic. `share`
-is the critic's part of the gradient's norm at the output. JSON after a name gives constructor arguments of the critic
-(variants of texture_stats). Prints one table per test set and writes summary.json and crops to runs/fine_tunes.
+is the critic's part of the gradient's norm at the output. JSON after a name gives constructor arguments of the critic,
+such as 'texture_stats {"scales": 2}'. Prints a table per test set; writes summary.json and crops to runs/fine_tunes.
 Networks and numbers are kept; an interrupted run continues. On one core a training of 500 steps takes some minutes, and
 so does measuring a network on Urban100.
 """
@@ -46,7 +46,12 @@ SIDE = 128
 def loss_of(critic: str) -> CriticLoss:
     """The loss of `NAME` or `NAME {"argument": value}`."""
     name, _, arguments = critic.partition(" ")
-    return CriticLoss(critic_class(name)(**json.loads(arguments)).eval() if arguments else name)
+    if not arguments:
+        return CriticLoss(name)
+    variant = critic_class(name)(**json.loads(arguments))
+    if variant.card.needs_weights:
+        variant.load_state_dict(create_critic(name).state_dict())
+    return CriticLoss(variant)
 
 
 def trained(name: str, critic: str | None, share: float, data: Path, plan: Plan, out: Path) -> nn.Module:

@@ -11,7 +11,9 @@ import torch
 from pairs import make_pair
 
 from sr_perceptual_loss.critics.base import Critic
+from sr_perceptual_loss.critics.dists import Dists, DistsVgg
 from sr_perceptual_loss.critics.efficient_pban.network import EfficientPBAN
+from sr_perceptual_loss.critics.lpips import Lpips, LpipsAlex, LpipsSqueeze, LpipsVgg
 from sr_perceptual_loss.critics.registry import create_critic, get_card, list_critics, register_critic
 from sr_perceptual_loss.critics.rqi_ahiq.network import RQIAhiq
 from sr_perceptual_loss.critics.rqi_maniqa.network import RQIManiqa
@@ -45,6 +47,12 @@ TinyEfficientPBAN = _register_tiny(EfficientPBAN)
 TinyRQIManiqa = _register_tiny(RQIManiqa)
 TinyRQIAhiq = _register_tiny(RQIAhiq)
 TinyRQITopiq = _register_tiny(RQITopiq)
+TinyLpips = _register_tiny(Lpips)
+TinyLpipsAlex = _register_tiny(LpipsAlex)
+TinyLpipsVgg = _register_tiny(LpipsVgg)
+TinyLpipsSqueeze = _register_tiny(LpipsSqueeze)
+TinyDists = _register_tiny(Dists)
+TinyDistsVgg = _register_tiny(DistsVgg)
 
 
 def tiny(name, dtype=torch.float32):
