@@ -41,27 +41,30 @@ def score(
     check_device(device)
     network = create_critic(critic, weights=weights, device=device)
     scores: dict[str, float] = {}
-    for sr_path, hr_path in track(matches.pairs, "scoring"):
-        # 8-bit pixels take a quarter of the memory.
-        sr_image, hr_image = (
-            torch.from_numpy(read_pixels(path)).permute(2, 0, 1).to(device) for path in (sr_path, hr_path)
-        )
-        check_same_size(sr_image, hr_image, names=(sr_path.name, hr_path.name))
-        scores[sr_path.name] = score_whole_image(network, sr_image, hr_image, sr_path.name)
-        if not as_json:
-            echo(f"{one_line(sr_path.name)}\t{scores[sr_path.name]:.6f}")
-    mean = sum(scores.values()) / len(scores)
-    if not as_json:
-        log(f"mean of {len(scores)}: {mean:.6f} ({critic}, higher is better)")
-        return
-    result = {
-        "critic": critic,
-        "weights": weights if card.needs_weights else None,
-        "direction": "higher is better",
-        "relative": card.relative,
-        "scores": scores,
-        "mean": mean,
-        "unmatched_sr": [path.name for path in matches.unmatched_sr],
-        "unmatched_hr": [path.name for path in matches.unmatched_hr],
-    }
-    typer.echo(json.dumps(result, indent=2))
+    try:
+        for sr_path, hr_path in track(matches.pairs, "scoring"):
+            # 8-bit pixels take a quarter of the memory.
+            sr_image, hr_image = (
+                torch.from_numpy(read_pixels(path)).permute(2, 0, 1).to(device) for path in (sr_path, hr_path)
+            )
+            check_same_size(sr_image, hr_image, names=(sr_path.name, hr_path.name))
+            scores[sr_path.name] = score_whole_image(network, sr_image, hr_image, sr_path.name)
+            if not as_json:
+                echo(f"{one_line(sr_path.name)}\t{scores[sr_path.name]:.6f}")
+    finally:  # also after an interruption or a damaged image: with what is done until then
+        mean = sum(scores.values()) / max(1, len(scores))
+        if scores and as_json:
+            result = {
+                "critic": critic,
+                "weights": weights if card.needs_weights else None,
+                "direction": "higher is better",
+                "relative": card.relative,
+                "scores": scores,
+                "mean": mean,
+                "not_scored": len(matches.pairs) - len(scores),
+                "unmatched_sr": [path.name for path in matches.unmatched_sr],
+                "unmatched_hr": [path.name for path in matches.unmatched_hr],
+            }
+            echo(json.dumps(result, indent=2))
+        elif scores:
+            log(f"mean of {len(scores)}: {mean:.6f} ({critic}, higher is better)")

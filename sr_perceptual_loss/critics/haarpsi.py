@@ -11,84 +11,99 @@ assessment", Signal Processing: Image Communication 61 (2018), equations (2)-(12
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sr_perceptual_loss.critics.base import Critic, CriticCard, SizeRule, TargetFeatures
+from sr_perceptual_loss.critics.base import CriticCard, SizeRule, TargetFeatures
 from sr_perceptual_loss.critics.registry import register_critic
+from sr_perceptual_loss.critics.whole_image import LocalCritic
 
-__all__ = ["HaarPSI", "compare", "features", "haarpsi"]
+__all__ = ["HaarPSI", "features", "haarpsi", "local_maps", "pool"]
 
 # Constants of the paper.
 C = 30.0
 ALPHA = 4.2
 SCALES = 3
-# Added to both sums of the weighted mean. Typical sums are 1e5 and more, so scores move by less than 1e-8.
+# Sigmoid of a similarity of 1.
+TOP = 1 / (1 + math.exp(-ALPHA))
+# Added to the sum of the weights. Typical sums are 1e5 and more, so scores move by less than 1e-8.
 EPS = 1e-3
 
 # NTSC transform of MATLAB's and the paper's colour extension, rows Y, I, Q.
 _YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 
-def _conv_same(image: Tensor, kernel: Tensor) -> Tensor:
-    """MATLAB's conv2(..., 'same') with zero padding for even square kernels; (N, 1, H, W) -> (N, K, H, W)."""
-    side = kernel.shape[-1]
-    # 'same' starts at index floor(side / 2) of the full convolution.
-    before = side - 1 - side // 2
-    return F.conv2d(F.pad(image, (before, side - 1 - before, before, side - 1 - before)), kernel)
+def _filters(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Filters down the columns (8, 3, 8, 1), which include the colour transform, and along the rows (8, 1, 1, 8).
+
+    Channels: two orientations of the finest scale and I; those of the second scale and Q; those of the coarsest scale.
+    A Haar filter is a step in one direction times a box in the other; I and Q are averaged over 2x2 pixels.
+    """
+    box, step = [], []
+    for half in (1, 2, 4):
+        zeros = [0.0] * (4 - half)
+        box.append([*zeros, *[0.5] * (2 * half), *zeros])
+        step.append([*zeros, *[-1 / half] * half, *[1 / half] * half, *zeros])
+    down, across = [], []
+    for scale in range(SCALES):
+        down += [(step[scale], 0), (box[scale], 0)]
+        across += [box[scale], step[scale]]
+        if scale < 2:
+            down.append((box[0], 1 + scale))
+            across.append(box[0])
+    coloured = [[[255 * part * tap for tap in taps] for part in _YIQ[row]] for taps, row in down]
+    return image.new_tensor(coloured).unsqueeze(3), image.new_tensor(across)[:, None, None]
 
 
-def features(image: Tensor) -> TargetFeatures:
-    """The features of one image that HaarPSI compares.
+def features(image: Tensor) -> Tensor:
+    """The features of one image that HaarPSI compares, at half its size.
 
     Args:
         image: (N, 3, H, W) RGB in [0, 1], sides >= 16.
 
     Returns:
-        |Haar coefficients| of luma (N, 6, h, w), scales 1..3, two orientations each, horizontal first; and locally
-        averaged |I|, |Q| (N, 2, h, w), at half the size.
+        (N, 8, ceil(H / 2), ceil(W / 2)), magnitudes: per scale the two Haar coefficients of luma, horizontal first; the
+        first two scales are followed by the local means of I and of Q.
     """
-    n, _, height, width = image.shape
-    yiq = torch.einsum("oc,nchw->nohw", image.new_tensor(_YIQ), image) * 255.0
     # Sub-sampling: 2x2 mean with zero padding, every second pixel (equation 12 and the authors' code).
-    mean = image.new_full((1, 1, 2, 2), 0.25)
-    yiq = _conv_same(yiq.reshape(n * 3, 1, height, width), mean)[:, :, ::2, ::2].unflatten(0, (n, 3)).squeeze(2)
-    coefficients = []
-    for scale in range(1, SCALES + 1):
-        side = 2**scale
-        rows = image.new_full((side, side), 1 / side)
-        rows[: side // 2] *= -1
-        coefficients.append(_conv_same(yiq[:, :1], torch.stack([rows, rows.t()]).unsqueeze(1)))
-    chroma = _conv_same(yiq[:, 1:].flatten(0, 1).unsqueeze(1), mean).view(n, 2, *yiq.shape[2:])
-    return torch.cat(coefficients, dim=1).abs(), chroma.abs()
+    half = F.avg_pool2d(image, 2, ceil_mode=True, divisor_override=4)
+    down, across = _filters(image)
+    # MATLAB's conv2(..., 'same') pads even filters by one pixel more at the end.
+    return F.conv2d(F.conv2d(F.pad(half, (3, 4, 3, 4)), down), across, groups=len(across)).abs()
 
 
-def _similarity(a: Tensor, b: Tensor) -> Tensor:
-    return (2 * a * b + C) / (a * a + b * b + C)
-
-
-def compare(sr: TargetFeatures, hr: TargetFeatures) -> Tensor:
-    """HaarPSI from the features of both images.
+def local_maps(sr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
+    """The similarity of two images at each position, and its weights.
 
     Args:
         sr: :func:`features` of the SR (distorted) image.
         hr: :func:`features` of the reference.
 
     Returns:
-        (N,) scores in (0, 1].
+        Loss times weight, and weight, (N, 2, h, w) each, one channel per orientation. The loss is
+        sigmoid(a) - sigmoid(a * similarity), which is 0 where both images are equal.
     """
-    (coefficients_sr, chroma_sr), (coefficients_hr, chroma_hr) = sr, hr
-    similarity = _similarity(coefficients_sr, coefficients_hr)
-    # Per orientation: mean of the two finest scales; the coarsest scale gives the weights (equations 7 and 9).
-    luma = (similarity[:, 0:2] + similarity[:, 2:4]) / 2
-    weights = torch.maximum(coefficients_sr[:, 4:6], coefficients_hr[:, 4:6])
-    colour = _similarity(chroma_sr, chroma_hr).mean(1, keepdim=True)
-    local = torch.cat([luma, colour], dim=1)
-    weights = torch.cat([weights, weights.mean(1, keepdim=True)], dim=1)
-    top = torch.sigmoid(local.new_tensor(ALPHA))
-    mean = ((torch.sigmoid(ALPHA * local) * weights).sum((1, 2, 3)) + EPS * top) / (weights.sum((1, 2, 3)) + EPS)
-    index = (torch.logit(mean) / ALPHA) ** 2
+    a, b = sr[:, :6], hr[:, :6]
+    # 1 - (2 a b + C) / (a^2 + b^2 + C).
+    difference = (a - b).square() / (a * a + (b * b + C))
+    # Mean of the two finest scales, per orientation, and of I and Q (equation 7); x = a * (1 - similarity).
+    x = ALPHA / 2 * (difference[:, :3] + difference[:, 3:])
+    # sigmoid(a) - sigmoid(a - x) without the rounding of a difference.
+    loss = (1 - TOP) * torch.expm1(x) * torch.sigmoid(ALPHA - x)
+    # The coarsest scale gives the weights (equation 9); colour has the mean weight of the two orientations.
+    weights = torch.maximum(sr[:, 6:], hr[:, 6:])
+    return weights * (loss[:, :2] + loss[:, 2:] / 2), weights
+
+
+def pool(losses: Tensor, weights: Tensor) -> Tensor:
+    """HaarPSI, (N,), from the results of :func:`local_maps`; only their sums matter."""
+    loss = losses.sum((1, 2, 3)) / (1.5 * weights.sum((1, 2, 3)) + EPS)
+    # logit(TOP - loss) / a, in a form that float32 does not round by 1e-6.
+    index = (1 + (torch.log1p(-loss / TOP) - torch.log1p(loss / (1 - TOP))) / ALPHA) ** 2
     return index - (index - 1).clamp(min=0).detach()
 
 
@@ -102,11 +117,11 @@ def haarpsi(sr: Tensor, hr: Tensor) -> Tensor:
     Returns:
         (N,) scores in (0, 1]. Symmetric in its arguments.
     """
-    return compare(features(sr), features(hr))
+    return pool(*local_maps(features(sr), features(hr)))
 
 
 @register_critic
-class HaarPSI(Critic):
+class HaarPSI(LocalCritic):
     """The HaarPSI index as a critic; see :func:`haarpsi`."""
 
     card = CriticCard(
@@ -120,8 +135,16 @@ class HaarPSI(Critic):
         needs_weights=False,
     )
 
-    def _encode_target(self, hr: Tensor) -> TargetFeatures:
-        return features(hr)
+    # The coarsest filter covers 8 pixels of the halved image.
+    halo, align, pools_sums = 16, 2, True
 
-    def _compare(self, sr: Tensor, hr: Tensor, target: TargetFeatures) -> Tensor:
-        return compare(features(sr), target)
+    def _encode_target(self, hr: Tensor) -> TargetFeatures:
+        return (features(hr),)
+
+    def _maps(self, sr: Tensor, target: TargetFeatures) -> dict[str, Tensor]:
+        losses, weights = local_maps(features(sr), target[0])
+        return {"losses": losses, "weights": weights}
+
+    def pool(self, maps: Mapping[str, Tensor]) -> Tensor:
+        """The index; see :func:`pool`."""
+        return pool(maps["losses"], maps["weights"])

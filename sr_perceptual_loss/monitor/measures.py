@@ -127,5 +127,5 @@ def average_over_ranks(values: dict[str, float], device: torch.device, *, counts
         return values
     names = sorted(values)
     sums = [values[name] if counts else 0.0 for name in names] + [float(counts)]
-    *means, any_counts = mean_over_ranks(torch.tensor(sums, device=device), int(counts)).tolist()
+    *means, any_counts = mean_over_ranks(torch.tensor(sums, dtype=torch.float32, device=device), int(counts)).tolist()
     return {name: value if any_counts else math.nan for name, value in zip(names, means, strict=True)}

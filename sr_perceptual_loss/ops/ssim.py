@@ -13,10 +13,10 @@ __all__ = ["ssim", "ssim_checked"]
 
 
 def _gaussian(size: int, sigma: float, like: Tensor) -> Tensor:
-    """1-D window, (3, 1, 1, size), computed in float64: the float32 window of the library changes scores by 1e-6."""
+    """1-D window, (C, 1, 1, size), computed in float64: the float32 window of the library changes scores by 1e-6."""
     x = torch.arange(size, dtype=torch.float64, device="cpu") - size // 2
     window = torch.exp(-(x**2) / (2 * sigma**2))
-    return (window / window.sum()).to(like).expand(3, 1, 1, size).contiguous()
+    return (window / window.sum()).to(like).expand(like.shape[1], 1, 1, size).contiguous()
 
 
 def ssim(sr: Tensor, hr: Tensor, *, window: int = 11, sigma: float = 1.5) -> Tensor:
@@ -45,7 +45,7 @@ def ssim(sr: Tensor, hr: Tensor, *, window: int = 11, sigma: float = 1.5) -> Ten
 
 
 def ssim_checked(sr: Tensor, hr: Tensor, *, window: int = 11, sigma: float = 1.5) -> Tensor:
-    """:func:`ssim` for callers that have validated the pair; only the window is checked."""
+    """:func:`ssim` for callers that have validated the pair, and any number of channels; only the window is checked."""
     if window < 3 or window % 2 == 0:
         raise InputError(f"window: got {window}, expected an odd number >= 3.")
     if min(sr.shape[-2:]) < window:

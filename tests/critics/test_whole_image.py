@@ -7,6 +7,9 @@ import torch
 from pairs import make_pair
 
 from sr_perceptual_loss import Critic, CriticCard, InputError, NonFiniteError, SizeRule, create_critic
+from sr_perceptual_loss.critics import whole_image
+from sr_perceptual_loss.critics.haarpsi import HaarPSI
+from sr_perceptual_loss.critics.texture_stats import TextureStats
 from sr_perceptual_loss.critics.whole_image import score_whole_image, tile_boxes
 
 
@@ -72,3 +75,37 @@ def test_a_score_that_is_not_finite_names_the_image():
     sr, hr = (image[0] for image in make_pair(1, 16, 16))
     with pytest.raises(NonFiniteError, match="photo"):
         score_whole_image(Mean(), sr * float("nan"), hr, "photo")
+
+
+@pytest.mark.parametrize(
+    ("critic", "size", "strip"),
+    [
+        (HaarPSI(), (203, 97), 60),
+        (HaarPSI(), (64, 81), 1),
+        (TextureStats(), (497, 98), 240),
+        (TextureStats(scales=2, structure_weight=0), (301, 67), 1),
+    ],
+)
+def test_a_large_image_has_the_same_score_in_strips(monkeypatch, critic, size, strip):
+    sr, hr = make_pair(1, *size, dtype=torch.float64)
+    calls, maps = [], critic.maps
+    monkeypatch.setattr(critic, "maps", lambda *images: calls.append(images[0].shape[2]) or maps(*images))
+    monkeypatch.setattr(whole_image, "PIXELS_AT_ONCE", strip * size[1])
+    assert score_whole_image(critic, sr[0], hr[0], "photo") == pytest.approx(float(critic.score(sr, hr)), abs=1e-9)
+    assert len(calls) > 1 and max(calls) < size[0]
+
+
+def test_float32_strips_and_8_bit_images_have_the_same_score(monkeypatch):
+    sr, hr = ((image[0] * 255).round().byte() for image in make_pair(1, 203, 97))
+    critic = create_critic("haarpsi")
+    expected = float(critic.score(*(image[None].double() / 255 for image in (sr, hr))))
+    assert score_whole_image(critic, sr, hr, "photo") == pytest.approx(expected, abs=1e-7)
+    monkeypatch.setattr(whole_image, "PIXELS_AT_ONCE", 97 * 60)
+    assert score_whole_image(critic, sr, hr, "photo") == pytest.approx(expected, abs=1e-7)
+    assert score_whole_image(critic, sr / 255, hr / 255, "photo") == pytest.approx(expected, abs=1e-7)
+
+
+def test_images_of_different_size_are_refused():
+    sr, hr = (image[0] for image in make_pair(1, 40, 64))
+    with pytest.raises(InputError, match="photo"):
+        score_whole_image(Mean(), sr, hr[:, :32], "photo")

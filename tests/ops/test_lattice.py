@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sr_perceptual_loss.errors import InputError
+from sr_perceptual_loss.ops import lattice
 from sr_perceptual_loss.ops.lattice import INVISIBLE, gaussian_means, grid_share, lattice_contrast
 
 
@@ -26,6 +27,14 @@ def test_smoothing_is_a_mean_at_every_step():
     line = torch.arange(100, dtype=torch.float64).expand(1, 1, 100, 100)
     means = gaussian_means(line, 1.5, 4)
     torch.testing.assert_close(means[0, 0, 5, 3:-3], torch.arange(25, dtype=torch.float64)[3:-3] * 4 + 1.5)
+
+
+@pytest.mark.parametrize(("sigma", "step"), [(1.1, 2), (3.0, 4), (4.0, 1)])
+def test_wide_rows_are_smoothed_in_blocks_with_the_same_means(monkeypatch, sigma, step):
+    image = noise()[..., :40, :]
+    expected = gaussian_means(image, sigma, step)
+    monkeypatch.setattr(lattice, "WIDE", 100)
+    torch.testing.assert_close(gaussian_means(image, sigma, step), expected, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("period", [3, 4])

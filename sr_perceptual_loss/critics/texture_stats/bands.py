@@ -43,11 +43,23 @@ class Bands:
     detail: Tensor
 
 
-def _binomial(image: Tensor) -> Tensor:
-    """3x3 binomial mean with mirrored borders."""
-    row = image.new_tensor((0.25, 0.5, 0.25))
-    kernel = torch.outer(row, row).expand(image.shape[1], 1, 3, 3).contiguous()
-    return F.conv2d(F.pad(image, (1, 1, 1, 1), mode="reflect"), kernel, groups=image.shape[1])
+def _filters(image: Tensor) -> Tensor:
+    """All bands as one 5x5 filter of the RGB image each, (11, 3, 5, 5): luma, colour, detail of :class:`Bands`."""
+    # float64 on the CPU, whatever the default device is.
+    delta, row, oriented, colours = (
+        torch.tensor(values, dtype=torch.float64, device="cpu")
+        for values in (((0,) * 5,) * 5, (0.25, 0.5, 0.25), _DIRECTIONS, _OPPONENT)
+    )
+    delta[2, 2] = 1
+    binomial = torch.outer(row, row)[None, None]
+    smooth = F.conv2d(delta[None, None], binomial, padding=1)
+    smoother = F.conv2d(smooth, binomial, padding=1)
+    # The mean of each 2x2 neighbourhood removes the Nyquist frequency and little else.
+    high = F.conv2d(delta - smooth, torch.full_like(delta[None, None, :2, :2], 0.25), padding=1)[..., :5, :5]
+    isotropic, detail = (smooth - smoother)[0], (delta - smoother)[0]
+    filters = torch.cat([F.pad(oriented, (1, 1, 1, 1)), isotropic, high[0], isotropic, isotropic, detail, detail, detail])
+    colours = colours[[0] * (ORIENTED + 2) + [1, 2, 0, 1, 2]]
+    return (filters[:, None] * colours[:, :, None, None]).to(image)
 
 
 def pyramid(image: Tensor, levels: int) -> list[Bands]:
@@ -60,18 +72,11 @@ def pyramid(image: Tensor, levels: int) -> list[Bands]:
     Returns:
         One :class:`Bands` per octave.
     """
-    directions = image.new_tensor(_DIRECTIONS).unsqueeze(1)
-    current = torch.einsum("oc,nchw->nohw", image.new_tensor(_OPPONENT), image)
+    filters = _filters(image)
     result = []
     for level in range(levels):
         if level:
-            current = gaussian_means(current, _HALVING, 2)
-        smooth = _binomial(current)
-        smoother = _binomial(smooth)
-        isotropic = smooth - smoother
-        oriented = F.conv2d(F.pad(current[:, :1], (1, 1, 1, 1), mode="reflect"), directions)
-        # The mean of each 2x2 neighbourhood removes the Nyquist frequency and little else.
-        high = F.avg_pool2d(F.pad(current[:, :1] - smooth[:, :1], (0, 1, 0, 1), mode="reflect"), 2, stride=1)
-        luma = torch.cat([oriented, isotropic[:, :1], high], 1)
-        result.append(Bands(luma, isotropic[:, 1:], current - smoother))
+            image = gaussian_means(image, _HALVING, 2)
+        bands = F.conv2d(F.pad(image, (2, 2, 2, 2), mode="reflect"), filters)
+        result.append(Bands(*bands.split((ORIENTED + 2, 2, 3), 1)))
     return result

@@ -12,18 +12,20 @@ constants are our own; how they were chosen is in docs/texture_stats.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sr_perceptual_loss.checks import as_float, as_int, check_choice
-from sr_perceptual_loss.critics.base import Critic, CriticCard, SizeRule, TargetFeatures
-from sr_perceptual_loss.critics.haarpsi import compare as compare_haarpsi
-from sr_perceptual_loss.critics.haarpsi import features as haarpsi_features
+from sr_perceptual_loss.critics import haarpsi
+from sr_perceptual_loss.critics.base import CriticCard, SizeRule, TargetFeatures
 from sr_perceptual_loss.critics.registry import register_critic
 from sr_perceptual_loss.critics.texture_stats.bands import Bands, pyramid
 from sr_perceptual_loss.critics.texture_stats.measures import STATISTICS, measure, similarity
+from sr_perceptual_loss.critics.whole_image import LocalCritic
 from sr_perceptual_loss.errors import InputError
 
 __all__ = ["TextureStats"]
@@ -33,10 +35,12 @@ __all__ = ["TextureStats"]
 SOFT = 0.015
 #: Added to the root mean square of the reference in the weights of the positions, so that flat regions count a little.
 BASE = 0.004
+#: Maps of HaarPSI.
+STRUCTURE = ("structure", "structure weights")
 
 
 @register_critic
-class TextureStats(Critic):
+class TextureStats(LocalCritic):
     """score = HaarPSI^c * prod over scales of weighted mean over positions of prod over statistics of their similarity.
 
     Args:
@@ -92,6 +96,11 @@ class TextureStats(Critic):
         self.window: float = self.config["window"]
         self.structure_weight: float = self.config["structure_weight"]
         self.weighting: float = self.config["weighting"]
+        # Multiple of the steps of all grids: cells of 3 and 4 pixels, windows of 4 pixels at the coarsest scale.
+        self.align = 3 * 2 ** max(3, scales + 1)
+        # 5 sigma of the windows at the coarsest scale, with what the pyramid adds, and of the cells at the finest one.
+        reach = max(2 ** (scales - 1) * (5 * self.window + 12), 90)
+        self.halo = math.ceil(reach / self.align) * self.align
 
     def _texture(self, image: Tensor) -> list[dict[str, Tensor]]:
         """Statistics per scale, finest first."""
@@ -103,26 +112,31 @@ class TextureStats(Critic):
         ]
 
     def _encode_target(self, hr: Tensor) -> TargetFeatures:
-        return (*haarpsi_features(hr), *(value for level in self._texture(hr) for value in level.values()))
+        return (haarpsi.features(hr), *(value for level in self._texture(hr) for value in level.values()))
 
-    def _compare(self, sr: Tensor, hr: Tensor, target: TargetFeatures) -> Tensor:
-        remaining = list(target[2:])
-        score = sr.new_ones(len(sr))
-        for level in self._texture(sr):
-            score = score * self._level_similarity(level, {name: remaining.pop(0) for name in level})
-        if self.structure_weight > 0:
-            score = score * compare_haarpsi(haarpsi_features(sr), target[:2]) ** self.structure_weight
+    def _maps(self, sr: Tensor, target: TargetFeatures) -> dict[str, Tensor]:
+        """Of HaarPSI; and per scale the weights of the positions, and the similarity of each statistic."""
+        remaining = list(target[1:])
+        maps = dict(zip(STRUCTURE, haarpsi.local_maps(haarpsi.features(sr), target[0]), strict=True))
+        for level, statistics in enumerate(self._texture(sr)):
+            reference = {name: remaining.pop(0) for name in statistics}
+            energy = reference["energy"].square().mean(1, keepdim=True).sqrt()
+            maps[f"{level}"] = (energy + BASE) ** self.weighting
+            maps |= {f"{level} {name}": value for name, value in similarity(statistics, reference, SOFT).items()}
+        return maps
+
+    def pool(self, maps: Mapping[str, Tensor]) -> Tensor:
+        """The product over scales and HaarPSI."""
+        score = haarpsi.pool(*(maps[name] for name in STRUCTURE)) ** self.structure_weight
+        for level in range(self.scales):
+            weights = maps[f"{level}"]
+            product = torch.ones_like(weights)
+            for name, value in maps.items():
+                if name.startswith(f"{level} "):
+                    if value.shape[-2:] != weights.shape[-2:]:
+                        # "scale", "grid" and "lattice" have coarser grids.
+                        value = F.interpolate(value, size=weights.shape[-2:], mode="bilinear", align_corners=False)
+                    product = product * value
+            score = score * (product * weights).sum((1, 2, 3)) / weights.sum((1, 2, 3))
         # Values above 1 from rounding are clamped; their gradient is kept.
         return score - (score - 1).clamp(min=0).detach()
-
-    def _level_similarity(self, sr: Mapping[str, Tensor], hr: Mapping[str, Tensor]) -> Tensor:
-        """(N,) at one scale: product over the statistics at each position, weighted mean over the positions."""
-        size = sr["energy"].shape[-2:]
-        product = sr["energy"].new_ones(())
-        for value in similarity(sr, hr, SOFT).values():
-            if value.shape[-2:] != size:
-                # "scale", "grid" and "lattice" have coarser grids.
-                value = F.interpolate(value, size=size, mode="bilinear", align_corners=False)
-            product = product * value
-        weights = (hr["energy"].square().mean(1, keepdim=True).sqrt() + BASE) ** self.weighting
-        return (product * weights).sum((1, 2, 3)) / weights.sum((1, 2, 3))

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from sr_perceptual_loss.checks import check_choice
 from sr_perceptual_loss.critics.base import Critic
-from sr_perceptual_loss.critics.whole_image import score_whole_image
+from sr_perceptual_loss.critics.registry import create_critic
+from sr_perceptual_loss.critics.whole_image import score_whole_image, unit_range
 from sr_perceptual_loss.errors import InputError, NonFiniteError
-from sr_perceptual_loss.lab.data.images import check_same_size, read_image
-from sr_perceptual_loss.lab.evaluation import lpips_dists, sfsn, sr_metrics
+from sr_perceptual_loss.lab.data.images import check_same_size, read_image, read_pixels
+from sr_perceptual_loss.lab.evaluation import sfsn, sr_metrics
 from sr_perceptual_loss.lab.evaluation.protocol import PROTOCOLS, score_pair
 
-__all__ = ["COVERING", "METRICS", "Images", "Measure", "build_measures", "critic_measure", "digest_of"]
+__all__ = ["COVERING", "METRICS", "Images", "Measure", "build_measures", "critic_measure", "reduced_reference_measure"]
 
 #: Protocol of critics/whole_image.py: evenly spaced tiles that cover the image. The others are in protocol.py.
 COVERING = "covering"
@@ -48,7 +49,7 @@ class Images:
 
     Attributes:
         name: file name, for messages.
-        sr: SR (distorted) image, (3, H, W) RGB in [0, 1], on the CPU.
+        sr: SR (distorted) image, (3, H, W) RGB in [0, 1], or uint8, which takes less memory; on the CPU.
         hr: reference image, same shape.
         lr: input of the SR network, (3, H / scale, W / scale), or None.
         scale: of the SR network.
@@ -78,7 +79,7 @@ class Images:
         Raises:
             InputError: unreadable, or sizes that do not match.
         """
-        image, reference = read_image(sr), read_image(hr)
+        image, reference = (torch.from_numpy(read_pixels(path)).permute(2, 0, 1) for path in (sr, hr))
         height, width = (side // scale * scale for side in reference.shape[1:])
         cut = image.shape != reference.shape and tuple(image.shape[1:]) == (height, width)
         if cut:
@@ -101,10 +102,12 @@ class Measure:
     Attributes:
         columns: names with their meaning.
         function: value of every column for one image.
+        digest: of the weights or the code that the values depend on; empty for a formula of this package.
     """
 
     columns: Mapping[str, Column]
     function: Callable[[Images], dict[str, float]]
+    digest: str = ""
 
     def compute(self, images: Images) -> dict[str, float]:
         """Value of every column for one image.
@@ -131,51 +134,44 @@ METRICS: Mapping[str, Column] = {
     "ssim_y": Column("higher", f"11x11 Gaussian 1.5, valid positions, {_Y}, border cut"),
     "psnr_rgb": Column("higher", "dB, 8-bit RGB images, one mean over all channels, border cut"),
     "ssim_rgb": Column("higher", "11x11 Gaussian 1.5, valid positions, mean of the RGB channels, border cut"),
-    **{name: Column("lower", f"{recipe.about}, whole image") for name, recipe in lpips_dists.DISTANCES.items()},
+    "lpips_alex": Column("lower", "LPIPS v0.1, AlexNet, whole image"),
+    "lpips_vgg": Column("lower", "LPIPS v0.1, VGG16, whole image"),
+    "lpips_squeeze": Column("lower", "LPIPS v0.1, SqueezeNet 1.1, whole image"),
+    "dists_vgg": Column("lower", "DISTS, VGG16, whole image, not resized"),
     "sf": Column("higher", "structural fidelity, unofficial port, whole image"),
     "sn": Column("", "statistical naturalness, unofficial port, whole image; rises with noise"),
     "sfsn": Column("", "0.9 SF + 0.1 SN, unofficial port, whole image; rises with noise"),
     "sfsn_1_9": Column("", "1.9 SF + 0.1 SN, unofficial port, whole image; rises with noise"),
 }
+#: Score of the critic for equal images; the published distance is this number minus the score.
+_DISTANCES = {"lpips_alex": 0.0, "lpips_vgg": 0.0, "lpips_squeeze": 0.0, "dists_vgg": 1.0}
 _SFSN = ("sf", "sn", "sfsn", "sfsn_1_9")
 
 
-def build_measures(
-    names: Sequence[str], *, border: int, device: str = "cpu", download: bool = False
-) -> tuple[list[Measure], list[str]]:
+def build_measures(names: Sequence[str], *, border: int, device: str = "cpu") -> list[Measure]:
     """Measures by name.
 
     Args:
         names: of ``METRICS``, without repetition.
         border: pixels that PSNR and SSIM leave out on each side.
         device: where LPIPS and DISTS compute; the others use the CPU, PSNR and SSIM in float64.
-        download: let LPIPS and DISTS fetch their weights.
-
-    Returns:
-        The measures, and one sentence for each that is left out because its weights are not on this machine.
 
     Raises:
         InputError: unknown or repeated name.
-        InstallError: a library is missing.
+        WeightsError: the network of LPIPS or DISTS is not on this machine; the message says how to get it.
     """
     for name in names:
         check_choice("metrics", name, tuple(METRICS))
         if names.count(name) > 1:
             raise InputError(f"metrics: got '{name}' twice; name each measure once.")
-    measures, left_out = [], []
-    for name in names:
-        if name in lpips_dists.DISTANCES:
-            absent = "" if download else lpips_dists.missing_files(name)
-            if absent:
-                left_out.append(absent)
-            else:
-                measures.append(_distance(name, device, download))
-        elif name not in _SFSN:
-            measures.append(_fidelity(name, border))
     family = [name for name in names if name in _SFSN]
-    if family:  # one decomposition serves all four columns
-        measures.append(Measure({name: METRICS[name] for name in family}, lambda images: _sfsn(images, family)))
-    return measures, left_out
+    measures = [Measure({name: METRICS[name] for name in family}, lambda images: _sfsn(images, family))]
+    for name in names:
+        if name in _DISTANCES:
+            measures.append(_distance(name, device))
+        elif name not in family:
+            measures.append(_fidelity(name, border))
+    return measures if family else measures[1:]
 
 
 def _fidelity(name: str, border: int) -> Measure:
@@ -184,13 +180,14 @@ def _fidelity(name: str, border: int) -> Measure:
     return Measure({name: METRICS[name]}, lambda i: {name: function(i.sr, i.hr, border=border, channel=channel)})
 
 
-def _distance(name: str, device: str, download: bool) -> Measure:
-    distance = lpips_dists.build_distance(name, device=device, download=download)
-    return Measure({name: METRICS[name]}, lambda images: {name: distance(images.sr, images.hr)})
+def _distance(name: str, device: str) -> Measure:
+    score = critic_measure(create_critic(name, device=device), device=device)
+    best = _DISTANCES[name]
+    return Measure({name: METRICS[name]}, lambda images: {name: best - score.function(images)[name]}, score.digest)
 
 
 def _sfsn(images: Images, names: Sequence[str]) -> dict[str, float]:
-    values = sfsn.sfsn(images.sr, images.hr)
+    values = sfsn.sfsn(unit_range(images.sr), unit_range(images.hr))
     return {name: values[name] for name in names}
 
 
@@ -215,12 +212,12 @@ def critic_measure(critic: Critic, *, device: str = "cpu", protocol: str = COVER
         sr, hr = images.sr.to(device), images.hr.to(device)
         if protocol == COVERING:
             return {name: score_whole_image(critic, sr, hr, images.name)}
-        return {name: score_pair(critic, sr, hr, PROTOCOLS[protocol], seed=0)}
+        return {name: score_pair(critic, unit_range(sr), unit_range(hr), PROTOCOLS[protocol], seed=0)}
 
     seed = "" if protocol == COVERING else " (seed 0)"
     relative = ", 0 = as good as the reference" if critic.card.relative else ""
     about = f"critic, protocol {protocol}{seed}{relative}, no border cut"
-    return Measure({name: Column("higher", about)}, function)
+    return Measure({name: Column("higher", about)}, function, critic.digest())
 
 
 def reduced_reference_measure(score: ReducedReference, source: str, *, device: str = "cpu") -> Measure:
@@ -239,7 +236,7 @@ def reduced_reference_measure(score: ReducedReference, source: str, *, device: s
         if images.lr is None:
             raise InputError(f"{source} needs the LR image; give --lr.")
         with torch.no_grad():
-            value = score(images.sr[None].to(device), images.lr[None].to(device), images.scale)
+            value = score(unit_range(images.sr)[None].to(device), images.lr[None].to(device), images.scale)
         if isinstance(value, Tensor) and value.numel() == 1:
             value = value.item()
         if isinstance(value, bool | Tensor) or not hasattr(value, "__float__"):
@@ -249,24 +246,14 @@ def reduced_reference_measure(score: ReducedReference, source: str, *, device: s
             )
         return {"pfiqa": float(value)}
 
-    return Measure(
-        {"pfiqa": Column("higher", f"user's function {source}, reduced reference (SR, LR, scale)")}, function
-    )
+    column = Column("higher", f"user's function {source}, reduced reference (SR, LR, scale)")
+    return Measure({"pfiqa": column}, function, _source_digest(score))
 
 
-def digest_of(source: Critic | ReducedReference) -> str:
-    """SHA-256 of what a score depends on; two runs may share a table only if it is the same.
-
-    Args:
-        source: a critic (all its tensors) or a function (its source file).
-
-    Returns:
-        Hexadecimal digits; empty for a function without a source file.
-    """
-    if isinstance(source, Critic):
-        return source.digest()
+def _source_digest(function: ReducedReference) -> str:
+    """SHA-256 of the source file; empty for a function without one."""
     try:
-        file = inspect.getsourcefile(source)
+        file = Path(inspect.getsourcefile(function) or "")
     except TypeError:
-        file = None
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else ""
+        return ""
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""

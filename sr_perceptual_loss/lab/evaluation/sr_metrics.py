@@ -8,12 +8,15 @@ and RGB gives other values again: report a number together with its convention.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
-from sr_perceptual_loss.checks import as_int, check_choice, check_pair
+from sr_perceptual_loss.checks import as_int, check_choice
+from sr_perceptual_loss.critics.whole_image import PIXELS_AT_ONCE, strips
 from sr_perceptual_loss.errors import InputError
-from sr_perceptual_loss.ops.ssim import ssim
+from sr_perceptual_loss.ops.ssim import ssim_checked
 
 __all__ = ["CHANNELS", "eight_bit", "luma", "psnr", "ssim_8bit"]
 
@@ -25,12 +28,13 @@ def eight_bit(image: Tensor) -> Tensor:
     """round(255 clamp(image, 0, 1)): what a PNG would hold, as float64 on the CPU.
 
     Args:
-        image: any shape, RGB in [0, 1].
+        image: any shape, RGB in [0, 1], or uint8, which is what a PNG holds.
 
     Returns:
         Same shape, whole numbers in [0, 255].
     """
-    return (image.detach().cpu().double().clamp(0, 1) * 255).round()
+    pixels = image.detach().cpu().double()
+    return pixels if image.dtype == torch.uint8 else pixels.clamp_(0, 1).mul_(255).round_()
 
 
 def luma(image: Tensor) -> Tensor:
@@ -52,7 +56,7 @@ def psnr(sr: Tensor, hr: Tensor, *, border: int = 0, channel: str = "y") -> floa
     """10 log10(255^2 / mean squared error) in dB.
 
     Args:
-        sr: SR (distorted) image, (3, H, W) RGB in [0, 1]; rounded to 8 bits here.
+        sr: SR (distorted) image, (3, H, W) RGB in [0, 1], which is rounded to 8 bits here; or uint8.
         hr: reference image, same shape.
         border: pixels left out on each side; the scale, by convention.
         channel: ``y`` (BT.601 luma, studio range) or ``rgb`` (one mean over the three channels).
@@ -63,8 +67,11 @@ def psnr(sr: Tensor, hr: Tensor, *, border: int = 0, channel: str = "y") -> floa
     Raises:
         InputError: shapes that differ, no image, or a border that leaves nothing.
     """
-    x, y = _prepare(sr, hr, border, channel, smallest=1)
-    error = float((x - y).square().mean())
+    total, count = 0.0, 0
+    for x, y in _strips(sr, hr, border, channel, window=1):
+        total += float((x - y).square().sum())
+        count += x.numel()
+    error = total / count
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
@@ -72,7 +79,7 @@ def ssim_8bit(sr: Tensor, hr: Tensor, *, border: int = 0, channel: str = "y") ->
     """SSIM with an 11x11 Gaussian window (1.5 pixels), valid positions, range 255; for RGB the mean over channels.
 
     Args:
-        sr: SR (distorted) image, (3, H, W) RGB in [0, 1]; rounded to 8 bits here.
+        sr: SR (distorted) image, (3, H, W) RGB in [0, 1], which is rounded to 8 bits here; or uint8.
         hr: reference image, same shape.
         border: pixels left out on each side; the scale, by convention.
         channel: ``y`` (BT.601 luma, studio range) or ``rgb``.
@@ -83,25 +90,27 @@ def ssim_8bit(sr: Tensor, hr: Tensor, *, border: int = 0, channel: str = "y") ->
     Raises:
         InputError: shapes that differ, no image, or less than 11x11 pixels inside the border.
     """
-    x, y = _prepare(sr, hr, border, channel, smallest=SSIM_WINDOW)
-    # The function below takes RGB; three equal channels have the SSIM of one.
-    x, y = (image.expand(3, -1, -1)[None] / 255 for image in (x, y))
-    return float(ssim(x, y, window=SSIM_WINDOW))
+    total, count = 0.0, 0
+    for x, y in _strips(sr, hr, border, channel, window=SSIM_WINDOW):
+        rows = x.shape[1] - SSIM_WINDOW + 1
+        total += rows * float(ssim_checked(x[None] / 255, y[None] / 255, window=SSIM_WINDOW))
+        count += rows
+    return total / count
 
 
-def _prepare(sr: Tensor, hr: Tensor, border: int, channel: str, smallest: int) -> tuple[Tensor, Tensor]:
-    """Both images on the 0..255 scale, cut and converted."""
+def _strips(sr: Tensor, hr: Tensor, border: int, channel: str, window: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Both images on the 0..255 scale, cut and converted, in strips that overlap by ``window - 1`` rows."""
     check_choice("channel", channel, CHANNELS)
     border = as_int("border", border)
-    if sr.dim() != 3 or hr.dim() != 3:
-        raise InputError(f"got shapes {tuple(sr.shape)} and {tuple(hr.shape)}, expected two images (3, H, W).")
-    check_pair(sr[None], hr[None])
-    height, width = sr.shape[1:]
-    if min(height, width) - 2 * border < smallest:
+    if sr.dim() != 3 or len(sr) != 3 or sr.shape != hr.shape:
+        raise InputError(f"got shapes {tuple(sr.shape)} and {tuple(hr.shape)}, expected two equal ones (3, H, W).")
+    height, width = (side - 2 * border for side in sr.shape[1:])
+    if min(height, width) < window:
         raise InputError(
-            f"border: got {border} pixels on each side of a {width}x{height} image (width x height); at least "
-            f"{smallest}x{smallest} pixels must be left. Use a smaller border or larger images."
+            f"border: got {border} pixels on each side of a {sr.shape[2]}x{sr.shape[1]} image (width x height); at "
+            f"least {window}x{window} pixels must be left. Use a smaller border or larger images."
         )
-    inside = [eight_bit(image[:, border : height - border, border : width - border]) for image in (sr, hr)]
-    x, y = (luma(image) for image in inside) if channel == "y" else inside
-    return x, y
+    sr, hr = (image[:, border : border + height, border : border + width] for image in (sr, hr))
+    for top, bottom in strips(height - window + 1, PIXELS_AT_ONCE // 2 // width, window):
+        x, y = (eight_bit(image[:, top : bottom + window - 1]) for image in (sr, hr))
+        yield (luma(x), luma(y)) if channel == "y" else (x, y)
