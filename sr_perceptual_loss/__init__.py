@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         list_critics,
         register_critic,
     )
+    from sr_perceptual_loss.critics.external import external
     from sr_perceptual_loss.errors import InputError, NonFiniteError, UnknownNameError, WeightsError
     from sr_perceptual_loss.losses import (
         CriticLoss,
@@ -57,6 +58,7 @@ __all__ = [
     "WeightsError",
     "__version__",
     "create_critic",
+    "external",
     "get_card",
     "list_critics",
     "load_weights",
@@ -68,6 +70,7 @@ __all__ = [
 
 _MODULES = {
     "critics": ("Critic", "CriticCard", "SizeRule", "create_critic", "get_card", "list_critics", "register_critic"),
+    "critics.external": ("external",),
     "errors": ("InputError", "NonFiniteError", "UnknownNameError", "WeightsError"),
     "losses": (
         "CriticLoss",
