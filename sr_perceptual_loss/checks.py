@@ -37,8 +37,9 @@ CHECKED_CALLS = 3
 def nearest(name: str, known: Iterable[str]) -> str:
     """Ending of an error message: the nearest known name, then all of them."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
+    lower = {known_name.lower(): known_name for known_name in names}
+    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
+    hint = f" Did you mean '{lower[close[0]]}'?" if close else ""
     return f"{hint} Known: {', '.join(names) or '(none)'}."
 
 

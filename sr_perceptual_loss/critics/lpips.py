@@ -91,7 +91,7 @@ class Lpips(_Lpips):
         name="lpips",
         paper="Zhang et al., The unreasonable effectiveness of deep features as a perceptual metric, CVPR 2018",
         input_size=SizeRule(minimum=32),
-        score_range=(-1.0, 0.0),
+        score_range=(-4.0, 0.0),
         relative=False,
         symmetric=True,
         notes=NOTES,

@@ -162,6 +162,8 @@ class PairLoss(nn.Module, ABC):
         """
         check_pair(sr, hr)
         self._range_check(sr, hr)
+        if hr.requires_grad and not sr.requires_grad and torch.is_grad_enabled():
+            raise InputError(f"{self.label}: only hr requires a gradient, which no loss gives it; expected (sr, hr).")
         dtype = torch.promote_types(sr.dtype, torch.float32)
         # A separate graph node, so that the hook sees the gradient of this loss alone. In float32, so that an overflow
         # of a scaled fp16 gradient is left to the GradScaler.

@@ -91,14 +91,7 @@ class CriticLoss(PairLoss):
             raise InputError(f"higher_is_better: got {higher_is_better!r}, but for {known} it is known; leave it out.")
         card = critic.card if isinstance(critic, Critic) else get_card(critic)
         self._check_card(card)
-        low, high = card.score_range
-        # The range of a network is that of its usual training labels, and others may be in [0, 1].
-        if self.form == "hinge" and self.margin <= (min(low, 0.0) if card.needs_weights else low):
-            sensible = 0.0 if card.relative else low + 0.9 * (high - low)
-            raise InputError(
-                f"margin: got {self.margin:g} for form: hinge, but scores of {card.name} are in [{low:g}, {high:g}]: "
-                f"the loss would always be 0. Give a margin above {low:g}, such as {sensible:g}, or use form: linear."
-            )
+        self._check_margin(card)
         # Weights are read last, after the cheap checks.
         self.frozen = FrozenCritic(critic, weights=weights, precision=precision)
         if isinstance(self.critic, ExternalCritic) and not self.critic.differentiable:
@@ -117,6 +110,19 @@ class CriticLoss(PairLoss):
         self.term_names = ("score", *self.critic.part_names, *(("over_gt_rate",) if card.relative else ()))
         self.optimises = (card.name,)
         self._generator = torch.Generator("cpu").manual_seed(self.crops.seed % 2**63)
+
+    def _check_margin(self, card: CriticCard) -> None:
+        """Refuse a margin so low that the loss of every score is 0, or for ``softplus`` less than 2e-9."""
+        low, high = card.score_range
+        # The range of a network is that of its usual training labels, and others may be in [0, 1].
+        lowest = min(low, 0.0) if card.needs_weights else low
+        dead = {"hinge": lowest, "softplus": lowest - 20}.get(self.form)
+        if dead is not None and self.margin <= dead:
+            sensible = 0.0 if card.relative else low + 0.9 * (high - low)
+            raise InputError(
+                f"margin: got {self.margin:g} for form: {self.form}, but scores of {card.name} are in [{low:g}, "
+                f"{high:g}]: the loss would always be 0. Give a margin such as {sensible:g}, or use form: linear."
+            )
 
     @classmethod
     def _check_card(cls, card: CriticCard) -> None:

@@ -264,6 +264,8 @@ def test_construction_touches_no_global_state():
         ({"critic": "haarpsi", "form": "hinge"}, InputError, r"margin: got 0 .*haarpsi .*\[0, 1\].*0\.9"),
         ({"critic": "haarpsi", "form": "hinge", "margin": "-1"}, InputError, "margin: got -1"),
         ({"critic": "efficient_pban", "form": "hinge", "margin": 0}, InputError, r"margin: got 0 .*\[1, 5\]"),
+        ({"critic": "haarpsi", "form": "softplus", "margin": -100}, InputError, "margin: got -100"),
+        ({"critic": "HaarPSI"}, UnknownNameError, "Did you mean 'haarpsi'"),
         ({"critic": "rqi_maniqa", "form": "hinge", "margin": -1}, InputError, "margin: got -1 .*such as 0"),
         ({"critic": "haarpsi", "margin": 0.5}, InputError, "margin: got 0.5.*linear"),
         ({"critic": "haarpsi", "crops": {"count": 4}}, InputError, "crops.count: got 4.*haarpsi.*size"),

@@ -31,6 +31,14 @@ def test_another_scale_or_dtype(build):
     assert issubclass(InputError, ValueError)
 
 
+def test_swapped_arguments_whose_loss_would_train_nothing(build):
+    sr, hr = make_pair(2, 32, 32)
+    with pytest.raises(InputError, match="hr"):
+        build()(hr, sr.requires_grad_())
+    with torch.no_grad():
+        build()(hr, sr)
+
+
 @pytest.mark.fault(1)
 def test_a_pair_is_validated_once_and_its_values_in_the_first_calls_only(build, monkeypatch):
     calls = {"check_pair": 0, "aminmax": 0}
