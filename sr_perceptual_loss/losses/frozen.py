@@ -36,12 +36,13 @@ class FrozenCritic(nn.Module):
 
     ``parameters()``, ``state_dict()`` and ``modules()`` of a parent module do not reach the critic, so optimizers, EMA,
     checkpoints, DDP, ``train()``, ``requires_grad_()`` and ``apply(init)`` cannot change it. ``to(device)`` moves it,
-    ``double()`` casts it, ``half()`` leaves it in float32. Copies share the critic. A pickle of a critic that was
-    created from a name holds the name, ``weights`` and the absolute path of their file instead of tensors. Random
-    weights give a UserWarning at every construction.
+    ``double()`` casts it, ``half()`` and the meta device leave it as it is. Copies share the critic until one is moved.
+    A pickle of a critic that was created from a name holds the name, ``weights`` and the absolute path of their file
+    instead of tensors. Random weights give a UserWarning at every construction.
 
     Args:
-        critic: registered name, or a :class:`Critic`, which is frozen in place.
+        critic: registered name, or a :class:`Critic`, which is frozen in place and stays on its device: after a move,
+            the attribute ``critic`` is a copy.
         weights: as in :func:`create_critic`; only with a name.
         precision: ``fp32`` (the critic's own), or ``bf16``: matrix products and convolutions in bfloat16, whose
             gradients are not those of float32; faster only on a device with bfloat16 arithmetic. For networks only.
@@ -195,11 +196,18 @@ class FrozenCritic(nn.Module):
             # An empty tensor shows to which device and dtype the call (to, half, cuda, ...) leads.
             sample = fn(torch.empty(0, dtype=before[1], device=before[0]))
             dtype = sample.dtype if sample.dtype in (torch.float32, torch.float64) else before[1]
-            if (sample.device, dtype) != before:
-                with plain_construction():  # tensors that are made in inference mode let no gradient pass
-                    self.critic.to(device=sample.device, dtype=dtype)
-                self.rebuild()
+            # On the meta device the weights would be lost.
+            if (sample.device, dtype) != before and sample.device.type != "meta":
+                self._freeze(self._moved(sample.device, dtype))
         return self
+
+    def _moved(self, device: torch.device, dtype: torch.dtype) -> Critic:
+        """A copy of the critic: other losses and copies of this one may use the same object."""
+        with plain_construction():  # tensors that are made in inference mode let no gradient pass
+            tensors = itertools.chain(self.critic.parameters(), self.critic.buffers())
+            moved = {id(t): t.detach().to(device, dtype if t.is_floating_point() else t.dtype) for t in tensors}
+            weights = {id(p): nn.Parameter(moved[id(p)], requires_grad=False) for p in self.critic.parameters()}
+            return copy.deepcopy(self.critic, {**moved, **weights})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         new = type(self).__new__(type(self))

@@ -115,8 +115,23 @@ def test_double_is_followed_and_half_is_not():
     loss.float()
     assert next(loss.critic.parameters()).dtype == torch.float32
     assert parameter.shape == next(loss.critic.parameters()).shape
+    before = loss(sr.float(), hr.float())
     loss.to("meta")
-    assert next(loss.critic.parameters()).device.type == "meta"
+    assert torch.equal(loss(sr.float(), hr.float()), before)
+
+
+@pytest.mark.parametrize("name", ["tiny_rqi_topiq", "lpips"])
+def test_a_move_of_one_loss_leaves_those_that_share_its_critic(name):
+    critic = create_critic(name, weights=None)
+    loss, other = CriticLoss(critic), CriticLoss(critic)
+    twin = copy.deepcopy(loss)
+    sr, hr = make_pair(1, 48, 48)
+    before = loss(sr, hr)
+    loss.double()
+    assert loss(sr.double(), hr.double()).dtype == torch.float64
+    for one in (twin, other):
+        assert one(sr, hr).dtype == torch.float32
+        assert torch.equal(one(sr, hr), before)
 
 
 @pytest.mark.fault(38)
@@ -183,12 +198,12 @@ def test_scores_come_from_the_form_and_the_master_stays():
 
 
 def test_the_form_follows_moves_casts_and_rebuild():
-    critic = create_critic("tiny_rqi_topiq", weights=None)
-    frozen = FrozenCritic(critic)
+    frozen = FrozenCritic("tiny_rqi_topiq", weights=None)
     sr, hr = make_pair(1, 48, 48)
     form = frozen.form
     assert frozen.to("cpu").float().form is form, "a move to where it is already costs nothing"
     assert frozen.double().form is not form and next(frozen.form.parameters()).dtype == torch.float64
+    critic = frozen.critic
     wide = sr.double(), hr.double()
     before = frozen.score(*wide)
     with torch.no_grad():
