@@ -5,6 +5,7 @@ Nothing heavy is imported here or at the top of a command's file, so ``srpl --he
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 from typing import Annotated, Any
@@ -23,7 +24,7 @@ __all__ = ["app", "main"]
 REFUSED = 2
 INTERRUPTED = 130
 #: Packages of the extra `lab` that commands import.
-LAB = ("accelerate", "choix", "filelock", "jinja2", "matplotlib", "msgspec", "rich", "scipy", "tqdm", "yaml")
+LAB = ("accelerate", "choix", "filelock", "jinja2", "matplotlib", "msgspec", "scipy", "tqdm", "yaml")
 
 
 class Commands(TyperGroup):
@@ -89,7 +90,13 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names that the terminal or pipe cannot show are escaped
             stream.reconfigure(errors="backslashreplace")
-    app()
+    try:
+        app()
+    except OSError as error:  # a full disk, a folder that may not be written
+        with contextlib.suppress(OSError):
+            sys.stdout.close()  # else Python would try again at its end, with a traceback
+        log(f"error: {error}")
+        sys.exit(REFUSED)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def convert(
     from sr_perceptual_loss.critics import get_card
     from sr_perceptual_loss.critics.registry import critic_class, which_critic
     from sr_perceptual_loss.weights import convert as conversion
-    from sr_perceptual_loss.weights import store
+    from sr_perceptual_loss.weights import records, store
     from sr_perceptual_loss.weights.file import existing_file, sha256_of
     from sr_perceptual_loss.weights.manifest import ADVICE
 
@@ -59,7 +59,7 @@ def convert(
     arguments = _arguments(cls, config or [])
     files = {part: Path(file) for part, file in _assignments("--backbone", backbone or [], "PART=FILE").items()}
     entry = store.published(critic, card.weights, existing_file(checkpoint))
-    known = entry and store.known_hash(critic, entry) == sha256_of(existing_file(checkpoint))
+    known = entry and records.known_hash(critic, entry) == sha256_of(existing_file(checkpoint))
     if warm_start:
         target = _target(checkpoint, out, "-warm_start")
         report = conversion.warm_start(
@@ -84,7 +84,7 @@ def convert(
             else "which is no published hash that is known"
         )
     )
-    if entry and not known and report.out == store.place(critic, entry):
+    if entry and not known and report.out == records.place(critic, entry):
         log(f"{critic}: that it is the published file '{entry.tag}' is your word: its name says so, no hash is known.")
     if warm_start:
         log(f"{ADVICE.get(critic, '')} {conversion.MUST_BE_TRAINED}; until then its scores are meaningless.".lstrip())

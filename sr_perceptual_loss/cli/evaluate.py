@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sr_perceptual_loss.cli.device import Device, check_device
-from sr_perceptual_loss.cli.terminal import echo, log, print_table, track
+from sr_perceptual_loss.cli.terminal import log, print_table, track
 from sr_perceptual_loss.errors import InputError
 
 if TYPE_CHECKING:
@@ -75,13 +74,8 @@ def evaluate(
     for note in label_set.notes:
         log(f"{label_set.name}: {note}")
     # What a score depends on; the other settings concern only the use of the scores.
-    settings: dict[str, object] = {
-        "critic": critic,
-        "weights_digest": critic_digest(network),
-        "protocol": chosen.as_dict(),
-        "crop_size": crop_size,
-        "seed": seed,
-    }
+    settings: dict[str, object] = {"critic": critic, "weights_digest": critic_digest(network)}
+    settings |= {"protocol": chosen.as_dict(), "crop_size": crop_size, "seed": seed}
     with file_lock(out / "scores.csv" if out else None):
         scores = score_labels(
             network,
@@ -191,11 +185,8 @@ def _print(result: Evaluation, warning: str) -> None:
             log(note)
     if warning:
         log(f"warning: {warning}")
-    lines = [("number", "value", "low", "high", "count", "meaning")]
+    rows = []
     for row in result.rows:
-        value, low, high = (f"{v:.6f}" if math.isfinite(v) else "nan" for v in (row.value, row.low, row.high))
-        lines.append((row.name, value, low, high, str(row.count), row.meaning))
-    if sys.stdout.isatty():
-        print_table("", lines[0], lines[1:])
-    else:
-        echo("\n".join("\t".join(line) for line in lines))
+        numbers = (f"{v:.6f}" if math.isfinite(v) else "nan" for v in (row.value, row.low, row.high))
+        rows.append((row.name, *numbers, str(row.count), row.meaning))
+    print_table(("number", "value", "low", "high", "count", "meaning"), rows)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from sr_perceptual_loss.cli.device import Device, check_device
-from sr_perceptual_loss.cli.pairing import match_images
+from sr_perceptual_loss.cli.pairing import by_reference, match_images
 from sr_perceptual_loss.cli.terminal import log, print_table, track
 from sr_perceptual_loss.errors import InputError
 
@@ -48,12 +48,12 @@ def metrics(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="CSV of one row per image and the means.")] = None,
     device: Device = "cpu",
-    download: Annotated[bool, typer.Option("--download", help="Let LPIPS and DISTS fetch missing weights.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object with all rows instead of a table.")] = False,
 ) -> None:
     """Measure SR images against their references. Prints the means; --out writes a row per image.
 
-    Metrics: psnr_y, ssim_y, psnr_rgb, ssim_rgb, lpips (AlexNet), lpips_vgg, dists, sf, sn, sfsn, sfsn_1_9.
+    Metrics: psnr_y, ssim_y, psnr_rgb, ssim_rgb, lpips_alex, lpips_vgg, lpips_squeeze, dists_vgg, sf, sn, sfsn,
+    sfsn_1_9. LPIPS and DISTS need torchvision's network on this machine: srpl fetch lpips_alex.
 
     Folders are matched as in `srpl score`; LR images are matched with the HR images in the same way. A reference whose
     sides are not multiples of the scale is cut if the SR image has the cut size. An interrupted run continues:
@@ -62,7 +62,7 @@ def metrics(
     from sr_perceptual_loss import __version__
     from sr_perceptual_loss.checks import as_path
     from sr_perceptual_loss.lab.evaluation.file_lock import file_lock
-    from sr_perceptual_loss.lab.evaluation.metric_set import build_measures
+    from sr_perceptual_loss.lab.evaluation.metric_set import build_measures, reduced_reference_measure
     from sr_perceptual_loss.lab.evaluation.metric_table import MetricTable, means
 
     wanted = [name.strip() for name in names.split(",") if name.strip()]
@@ -71,16 +71,11 @@ def metrics(
     files = _files(sr, hr, lr)
     check_device(device)
     border = scale if crop is None else crop
-    measures, left_out = build_measures(wanted, border=border, device=device, download=download)
-    for sentence in left_out:
-        log(f"left out: {sentence}")
-    scores, sources = _scores(critic or [], weights or [], protocol, pfiqa, device)
-    measures += scores
-    columns = {name: column for measure in measures for name, column in measure.columns.items()}
-    # Metrics in the order in which they were named, then critics and the user's function.
-    columns = {name: columns[name] for name in dict.fromkeys([*wanted, *columns]) if name in columns}
-    if not columns:
-        raise InputError("nothing to measure: name at least one of --metrics, --critic, --pfiqa that can be computed.")
+    measures = build_measures(wanted, border=border, device=device)
+    measures += _critics(critic or [], weights or [], protocol, device)
+    if pfiqa:
+        measures.append(reduced_reference_measure(_load(pfiqa), pfiqa, device=device))
+    columns = _columns(measures, wanted)
     settings = {
         "version": __version__,
         "folders": [str(path.resolve()) for path in (sr, hr, *([lr] if lr else []))],
@@ -88,19 +83,19 @@ def metrics(
         "border": border,
         "device": device,
         "columns": {name: column.about for name, column in columns.items()},
-        "sources": sources,
+        "sources": {name: measure.digest for measure in measures if measure.digest for name in measure.columns},
     }
     with file_lock(out):
         table = MetricTable(as_path(out), list(columns), settings) if out else None
         rows = _measure(files, measures, scale, table)
     averages = means(rows, list(columns))
     if as_json:
-        report = {**_report(rows, averages, columns), "left_out": left_out, "settings": settings}
+        report = {**_report(rows, averages, columns), "settings": settings}
         typer.echo(json.dumps(report, indent=2, allow_nan=False))
     else:
         lines = [_line(name, columns[name], mean) for name, mean in averages.items()]
-        print_table(f"{len(rows)} image(s)", ("measure", "mean", "better", "how"), lines)
-    log(f"wrote {out}" if out else "no --out: the rows were not kept.")
+        print_table(("measure", "mean", "better", "how"), lines)
+    log(f"{len(rows)} image(s); " + (f"wrote {out}" if out else "no --out: the rows were not kept."))
 
 
 def _files(sr: Path, hr: Path, lr: Path | None) -> list[_Files]:
@@ -113,39 +108,44 @@ def _files(sr: Path, hr: Path, lr: Path | None) -> list[_Files]:
     if not lr:
         return [_Files(image, reference, None) for image, reference in pairs]
     try:
-        inputs = {reference: image for image, reference in match_images(lr, hr, "LR").pairs}
+        inputs = by_reference(match_images(lr, hr, "LR").pairs)
     except InputError as error:
         raise InputError(f"--lr: {error}") from None
     for _, reference in pairs:
-        if reference not in inputs:
-            raise InputError(f"--lr: no LR image for {reference.name}, expected one in {lr}.")
-    return [_Files(image, reference, inputs[reference]) for image, reference in pairs]
+        found = inputs.get(reference, [])
+        if len(found) != 1:
+            names = "".join(f" {path.name}" for path in found)
+            raise InputError(f"--lr: {len(found)} LR images for {reference.name}, expected one in {lr}.{names}")
+    return [_Files(image, reference, *inputs[reference]) for image, reference in pairs]
 
 
-def _scores(
-    critics: Sequence[str], weights: Sequence[str], protocol: str, pfiqa: str | None, device: str
-) -> tuple[list[Measure], dict[str, str]]:
-    """Measures of critics and of the user's function, and the SHA-256 of their weights or source by column."""
+def _critics(critics: Sequence[str], weights: Sequence[str], protocol: str, device: str) -> list[Measure]:
     from sr_perceptual_loss.critics import create_critic, get_card
-    from sr_perceptual_loss.lab.evaluation import metric_set
+    from sr_perceptual_loss.lab.evaluation.metric_set import critic_measure
 
-    measures, sources = [], {}
     if protocol != "covering" and not critics:
         raise InputError(f"--protocol {protocol}: only critics use it; name one with --critic.")
     for name in critics:
-        get_card(name)
-        if list(critics).count(name) > 1:
-            raise InputError(f"--critic: got {', '.join(critics)}; name each critic once.")
+        get_card(name)  # a misspelt name is reported before any weights are read
     files = _weights(critics, weights)
-    for name in critics:
-        network = create_critic(name, weights=files.get(name, "local"), device=device)
-        measures.append(metric_set.critic_measure(network, device=device, protocol=protocol))
-        sources[name] = metric_set.digest_of(network)
-    if pfiqa:
-        function = _load(pfiqa)
-        measures.append(metric_set.reduced_reference_measure(function, pfiqa, device=device))
-        sources["pfiqa"] = metric_set.digest_of(function)
-    return measures, sources
+    return [
+        critic_measure(
+            create_critic(name, weights=files.get(name, "local"), device=device), device=device, protocol=protocol
+        )
+        for name in critics
+    ]
+
+
+def _columns(measures: Sequence[Measure], wanted: Sequence[str]) -> dict[str, Column]:
+    """All columns: metrics in the order in which they were named, then critics and the user's function."""
+    names = [name for measure in measures for name in measure.columns]
+    if not names:
+        raise InputError("nothing to measure: name at least one of --metrics, --critic, --pfiqa.")
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{name}: given twice, expected once in --metrics and --critic.")
+    columns = {name: column for measure in measures for name, column in measure.columns.items()}
+    return {name: columns[name] for name in dict.fromkeys([*wanted, *names])}
 
 
 def _weights(critics: Sequence[str], texts: Sequence[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sr_perceptual_loss.cli.terminal import print_table
+from sr_perceptual_loss.cli.terminal import echo, log, print_table
 from sr_perceptual_loss.errors import InputError
 
 __all__ = ["probe"]
@@ -60,10 +60,11 @@ def probe(
         typer.echo(json.dumps(report, indent=2))
         return
     heads = ("loss", "value", "grad norm", "spread", "share", "wanted", "weight", "proposed")
-    title = f"{report['batches']} batches; reference {report['reference']}"
-    print_table(title, heads, [_line(row) for row in report["losses"]])
+    log(f"{report['batches']} batches; reference {report['reference']}")
+    print_table(heads, [_line(row) for row in report["losses"]])
     cosines = [(f"{row['a']} / {row['b']}", f"{row['cosine']:+.3f}") for row in report["cosines"]]
-    print_table("", ("losses", "cosine (1: same direction, -1: opposite)"), cosines)
+    echo("")
+    print_table(("losses", "cosine (1: same direction, -1: opposite)"), cosines)
 
 
 def _line(row: dict[str, Any]) -> tuple[str, ...]:

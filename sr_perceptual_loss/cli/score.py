@@ -26,7 +26,7 @@ def score(
     """Score SR images against their references; higher is better. Prints name, tab, score for each.
 
     Folders are matched by file name, by stem, or by an SR name that starts with the HR name (baby_x4.png for baby.png);
-    endings such as _HR, _GT, _LR, x4 are known. Sub-folders and hidden files are left out.
+    endings such as _HR, _GT, _LR, x4 are known. All SR images of one reference are scored. Sub-folders are left out.
     A critic with a fixed input size sees evenly spaced crops that cover the image; their mean is the score. This is not
     a published protocol, so compare only numbers that were made in the same way.
     """
@@ -51,7 +51,7 @@ def score(
             scores[sr_path.name] = score_whole_image(network, sr_image, hr_image, sr_path.name)
             if not as_json:
                 echo(f"{one_line(sr_path.name)}\t{scores[sr_path.name]:.6f}")
-    finally:  # also after an interruption or a damaged image: with what is done until then
+    finally:  # after an interruption or a damaged image the JSON has what was done until then
         mean = sum(scores.values()) / max(1, len(scores))
         if scores and as_json:
             result = {
@@ -66,5 +66,5 @@ def score(
                 "unmatched_hr": [path.name for path in matches.unmatched_hr],
             }
             echo(json.dumps(result, indent=2))
-        elif scores:
+        elif len(scores) == len(matches.pairs):
             log(f"mean of {len(scores)}: {mean:.6f} ({critic}, higher is better)")

@@ -20,37 +20,15 @@ T = TypeVar("T")
 PROSE = 20
 
 
-class _Status:
-    """The line of progress at the bottom of a terminal; everything else that is printed removes it first."""
-
-    def __init__(self) -> None:
-        self._length = 0
-
-    def show(self, text: str) -> None:
-        """Write over the line."""
-        text = text[: max(1, shutil.get_terminal_size().columns - 1)]  # a longer one would begin a new line
-        sys.stderr.write(f"\r{text:<{self._length}}\r{text}")
-        sys.stderr.flush()
-        self._length = len(text)
-
-    def remove(self) -> None:
-        """Clear the line, if there is one."""
-        if self._length:
-            self.show("")
-
-
-_STATUS = _Status()
-
-
 def log(text: str) -> None:
     """A message on stderr; it may hold names of files."""
-    _STATUS.remove()
-    typer.echo("\n".join(one_line(line) for line in text.split("\n")), err=True)
+    _status("")
+    typer.echo("\n".join(map(one_line, text.split("\n"))), err=True)
 
 
 def echo(text: str) -> None:
     """A line on stdout."""
-    _STATUS.remove()
+    _status("")
     typer.echo(text)
 
 
@@ -59,28 +37,37 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def _status(text: str) -> None:
+    """Replace the line of progress at the bottom of the terminal; whatever is printed removes it first."""
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        # A text as wide as the terminal would begin a new line. ESC [K clears the rest of the line.
+        sys.stderr.write(f"\r{text[: max(1, shutil.get_terminal_size().columns - 1)]}\x1b[K\r")
+        sys.stderr.flush()
+
+
 def track(items: Sequence[T], label: str) -> Iterator[T]:
     """The items one by one, with a line of progress if stderr is a terminal."""
-    if len(items) < 2 or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-        yield from items
-        return
     start = time.monotonic()
     try:
         for done, item in enumerate(items):
             left = (time.monotonic() - start) / done * (len(items) - done) if done else 0
-            _STATUS.show(f"{label} {done + 1} of {len(items)}" + (f", about {left / 60:.0f} min left" * (left > 60)))
+            _status(f"{label} {done + 1} of {len(items)}" + (f", about {left / 60:.0f} min left" * (left > 60)))
             yield item
     finally:
-        _STATUS.remove()
+        _status("")
 
 
-def print_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Aligned columns on stdout.
+def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on stdout: aligned columns on a terminal, else tabs between the columns.
 
     A table that is too wide for the terminal is cut between columns; the rest follows with the first column repeated.
     Only the last column may have several lines.
     """
     lines = [heads, *rows]
+    if not sys.stdout.isatty():
+        for line in lines:
+            echo("\t".join(line))
+        return
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
     screen = shutil.get_terminal_size().columns
     groups, used = [[0]], widths[0]
@@ -91,12 +78,9 @@ def print_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]])
             used = widths[0]
         groups[-1].append(column)
         used += needed
-    for group in groups:
-        echo(title)
-        *aligned, last = group
+    for *aligned, last in groups:
         indent = sum(widths[column] + 2 for column in aligned)
         wrapper = textwrap.TextWrapper(max(screen, indent + PROSE), subsequent_indent=" " * indent)
         for line in lines:
             cells = [*(f"{line[column]:<{widths[column]}}" for column in aligned), line[last]]
             echo(wrapper.fill("  ".join(cells).rstrip()))
-        title = ""

@@ -7,15 +7,46 @@ import json
 import pytest
 
 
+def rows(srpl):
+    lines = [line.split("\t") for line in srpl("list").stdout.splitlines()]
+    return {line[0]: dict(zip(lines[0], line, strict=True)) for line in lines}
+
+
+def test_list_has_a_line_per_critic(srpl, small):
+    table = rows(srpl)
+    for name, weights in (
+        ("haarpsi", "formula"),
+        ("ssimulacra2", "formula"),
+        ("lpips", "bundled"),
+        ("dists_vgg", "download"),
+        ("rqi_topiq", "none published"),
+    ):
+        assert table[name]["weights"] == weights
+    expected = {"critic": "small", "weights": "download", "scores": "-1..0", "symmetric": "no", "licence": "MIT"}
+    assert table["small"] == {**expected, "learned from": "PIPAL"}
+    assert "CID22" in table["ssimulacra2"]["learned from"] and "ImageNet" in table["lpips"]["learned from"]
+    assert (table["haarpsi"]["symmetric"], table["haarpsi"]["learned from"]) == ("yes", "nothing")
+
+
+def test_list_fits_80_columns(srpl, small, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("typer.testing._NamedTextIOWrapper.isatty", lambda self: True)
+    lines = srpl("list").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum(line.startswith("small ") for line in lines) == 2
+
+
 def test_list_text(srpl, small):
-    text = srpl("list").stdout
+    text = srpl("list", "haarpsi", "small", "efficient_pban").stdout
     assert "haarpsi\n  paper    Reisenhofer et al." in text
-    assert "  sizes    sides >= 16\n  scores   0 to 1, absolute; higher is better\n  weights  none needed" in text
+    assert (
+        "sizes    sides >= 16\n  scores   0 to 1, absolute; higher is better; symmetric\n  weights  none needed" in text
+    )
     assert "small\n  paper    Nobody, 2026\n  sizes    exactly 8x8\n  scores   -1 to 0, relative to the ref" in text
     assert "weights  official: not on this machine (srpl fetch small)" in text
     assert "licence: MIT; commercial use: not stated" in text
     assert "trained on: PIPAL; 1 MB" in text
-    assert "none published" in text and "note" not in text
+    assert "none published" in text
 
 
 def test_list_json_knows_what_is_here(srpl, small, tmp_path, hub):
@@ -28,10 +59,12 @@ def test_list_json_knows_what_is_here(srpl, small, tmp_path, hub):
         assert critics["small"]["relative"] is True
         return critics["small"]["weights"][0]
 
-    assert entry()["on_this_machine"] is False
+    assert (entry()["on_this_machine"], entry()["known_origin"]) == (False, "")
     assert entry()["url"] == "https://huggingface.co/someone/small/resolve/main/small_weights.pt"
     path = srpl("fetch", "small").stdout.strip()
-    assert entry()["on_this_machine"] is True
+    assert entry()["on_this_machine"] is True and "SHA-256" in entry()["known_origin"]
+    assert rows(srpl)["small"]["weights"] == "on this machine"
+    assert f"on this machine, {entry()['known_origin']}" in srpl("list", "small").stdout
     assert entry()["path"] == path == str(tmp_path / "store" / "weights" / "small-official.safetensors")
 
 

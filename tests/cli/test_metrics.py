@@ -10,8 +10,10 @@ import sys
 import pytest
 import torch
 from pairs import make_pair
+from PIL import Image
 
 from sr_perceptual_loss.critics import create_critic
+from sr_perceptual_loss.critics.registry import critic_class
 from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.lab.data.images import read_image
 from sr_perceptual_loss.lab.evaluation import metric_set
@@ -266,6 +268,8 @@ def test_protocol_of_evaluate(run, small, folders, tmp_path):
         (("--protocol", "paper"), "--critic"),
         (("--critic", "haarpsy"), "'haarpsi'"),
         (("--critic", "haarpsi", "--critic", "haarpsi"), "--critic"),
+        (("--metrics", "lpips"), "lpips_alex"),
+        (("--metrics", "ssimulacra2"), "'ssimulacra2'"),
         (("--weights", "rqi_maniqa=official"), "CRITIC=VALUE"),
         (("--metrics", "psnr"), "'psnr_y'"),
         (("--metrics", "psnr_y,psnr_y"), "'psnr_y'"),
@@ -287,18 +291,33 @@ def test_files_instead_of_folders_are_refused(run, folders):
     assert result.exit_code == 2 and "SR_DIR" in result.stderr
 
 
-def test_distances_without_their_weights_are_left_out_by_name(run, folders, tmp_path):
-    result = run(*folders, "--metrics", "psnr_y,lpips,dists", "--json")
-    assert result.exit_code == 0, result.stderr
-    report = json.loads(result.stdout)
-    assert list(report["means"]) == ["psnr_y"]
-    assert len(report["left_out"]) == 2
-    place = tmp_path / "torch" / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
-    assert (
-        "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth" in result.stderr and str(place) in result.stderr
-    )
-    assert "dists_weights.pt" in result.stderr
-    assert run(*folders, "--metrics", "lpips").exit_code == 2
+@pytest.mark.parametrize(
+    ("name", "file"), [("lpips_alex", "alexnet-owt-7be5be79.pth"), ("dists_vgg", "vgg16-397923af")]
+)
+def test_a_distance_whose_network_is_not_here_is_refused_with_the_cure(run, folders, name, file):
+    result = run(*folders, "--metrics", f"psnr_y,{name}")
+    assert result.exit_code == 2 and result.stdout == ""
+    assert f"srpl fetch {name}" in result.stderr and file in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "best"), [("lpips_alex", 0), ("lpips_vgg", 0), ("lpips_squeeze", 0), ("dists_vgg", 1)]
+)
+def test_distances_are_published_ones_and_their_weights_are_settings(run, folders, monkeypatch, name, best):
+    """LPIPS = -score and DISTS = 1 - score: 0 for equal images, lower is better."""
+    torch.manual_seed(1)
+    critic = critic_class(name).tiny().eval()
+    monkeypatch.setattr(metric_set, "create_critic", lambda *_, **__: critic)
+    sr, hr = folders
+    for folder in folders:  # large enough for AlexNet
+        for path in folder.iterdir():
+            Image.open(path).resize((64, 48)).save(path)
+    (sr / "b_x4.png").write_bytes((hr / "b.png").read_bytes())
+    report = json.loads(run(sr, hr, "--metrics", name, "--json").stdout)
+    x, y = (image[None] for image in images_of(folders))
+    assert report["images"]["a_x4.png"][name] == pytest.approx(best - critic.score(x, y).item(), abs=1e-6)
+    assert report["images"]["b_x4.png"][name] == pytest.approx(0, abs=1e-5)
+    assert report["better"] == {name: "lower"} and report["settings"]["sources"] == {name: critic.digest()}
 
 
 def test_sfsn_columns_share_their_parts(run, picture, tmp_path):
@@ -363,9 +382,9 @@ def test_a_function_and_lr_that_do_not_fit(run, folders, module, picture, tmp_pa
     (lr / "bx4.png").rename(lr / "a_x4.png")
     result = run(*folders, "--lr", *options)
     assert result.exit_code == 2
-    assert all(words in result.stderr for words in ("--lr: ", "2 LR images", "a.png", "a_x4.png, ax4.png"))
+    assert all(words in result.stderr for words in ("--lr: ", "2 LR images", "a.png", "a_x4.png ax4.png"))
     (lr / "a_x4.png").unlink()
-    assert "--lr: no LR image for b.png" in run(*folders, "--lr", *options).stderr
+    assert "--lr: 0 LR images for b.png" in run(*folders, "--lr", *options).stderr
 
 
 def test_two_runs_on_one_file(run, folders, tmp_path):

@@ -76,7 +76,6 @@ def test_names_of_test_sets(match, sr_name, hr_name):
     ("sr_names", "hr_names", "words"),
     [
         (["img_1_x4.png"], ["img_10.png"], "img_1_x4.png"),
-        (["baby_x4_A.png", "baby_x4_B.png"], ["baby.png"], "2 SR images belong to baby.png"),
         (
             ["img_001_SwinIR.png"],
             ["img_001_SRF_2_HR.png", "img_001_SRF_4_HR.png"],
@@ -90,12 +89,33 @@ def test_names_that_do_not_tell_the_pair(match, sr_names, hr_names, words):
         match(sr_names, hr_names)
 
 
+def test_several_methods_in_one_folder(match, capsys):
+    names = ["baby_x4_A.png", "baby_x4_B.png", "bird_x4_A.png", "bird_x4_B.png"]
+    pairs, matches = match(names, ["baby.png", "bird.png"])
+    assert pairs == [(name, f"{name[:4]}.png") for name in names] and matches[1:] == ([], [])
+    assert "2 reference(s) with several SR images" in capsys.readouterr().err
+
+
+def test_the_lr_image_beside_the_reference_is_no_reference(match):
+    """The folders image_SRF_4 of SelfExSR hold HR, LR and results of methods."""
+    references = ["img_001_SRF_4_HR.png", "img_001_SRF_4_LR.png", "img_001_SRF_4_bicubic.png"]
+    pairs, _ = match(["img_001_SRF_4_SR.png", "img_001_SRF_4_bicubic.png"], references)
+    assert [hr for _, hr in pairs] == ["img_001_SRF_4_HR.png", "img_001_SRF_4_bicubic.png"]
+
+
+def test_a_folder_is_not_compared_with_itself(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="same folder"):
+        match_images(tmp_path, tmp_path / "link")
+
+
 def test_names_that_differ_in_case_only(tmp_path, match):
     (tmp_path / "case.probe").write_bytes(b"")
     if (tmp_path / "CASE.probe").exists():
         pytest.skip("this file system does not tell them apart")
-    pairs = match(["a.png", "B.png"], ["a.png", "A.png", "b.png"])[0]
-    assert pairs == [("B.png", "b.png"), ("a.png", "a.png")]
+    pairs = match(["a.png", "B.png", "A_x4.png"], ["a.png", "A.png", "b.png"])[0]
+    assert pairs == [("A_x4.png", "A.png"), ("B.png", "b.png"), ("a.png", "a.png")]
 
 
 def test_sub_folders_are_named(match, tmp_path, capsys):

@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 
-from sr_perceptual_loss.critics import create_critic
+from sr_perceptual_loss.critics import create_critic, whole_image
+from sr_perceptual_loss.errors import InputError
 
 
 def test_two_files_give_the_score_of_the_library(srpl, picture):
@@ -48,6 +49,32 @@ def test_fixed_size_critic_sees_crops_that_cover_the_image(srpl, small, checkpoi
     local = srpl("score", *arguments)
     assert local.exit_code == 2
     assert "'official'" in local.stderr
+
+
+def test_several_sr_images_of_one_reference(srpl, picture, tmp_path):
+    picture("hr/baby.png", 100)
+    picture("sr/baby_x4_A.png", 100)
+    picture("sr/baby_x4_B.png", 10)
+    values = json.loads(srpl("score", tmp_path / "sr", tmp_path / "hr", "--json").stdout)["scores"]
+    assert values["baby_x4_A.png"] == pytest.approx(1, abs=1e-4) and values["baby_x4_B.png"] < 0.9
+
+
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (InputError("c.png: damaged"), 2)])
+def test_json_of_what_was_scored_before_an_interruption(srpl, picture, tmp_path, monkeypatch, stop, code):
+    for name in ("hr/a.png", "hr/b.png", "hr/c.png", "sr/a.png", "sr/b.png", "sr/c.png"):
+        picture(name)
+    real = whole_image.score_whole_image
+
+    def score(critic, sr, hr, name):
+        if name == "c.png":
+            raise stop
+        return real(critic, sr, hr, name)
+
+    monkeypatch.setattr(whole_image, "score_whole_image", score)
+    result = srpl("score", tmp_path / "sr", tmp_path / "hr", "--json")
+    assert result.exit_code == code
+    values = json.loads(result.stdout)
+    assert values["scores"].keys() == {"a.png", "b.png"} and values["not_scored"] == 1
 
 
 def test_fetch_then_score_locally(srpl, small, hub, picture):

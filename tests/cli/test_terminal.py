@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -38,7 +39,8 @@ def on_a_terminal(arguments, cwd):
     for line in output.decode().replace("\r\n", "\n").split("\n"):
         visible = ""
         for text in line.split("\r"):
-            visible = text + visible[len(text) :]
+            text, clear, _ = text.partition("\x1b[K")
+            visible = text + ("" if clear else visible[len(text) :])
         lines.append(visible.rstrip())
     return process.wait(), lines
 
@@ -58,6 +60,15 @@ def test_a_closed_pipe_is_no_traceback(tmp_path):
     process.stdout.close()
     assert "Traceback" not in process.stderr.read()
     assert process.wait() != 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("arguments", [["--help"], ["list"]])
+def test_a_full_disk_is_one_line(arguments, tmp_path):
+    with Path("/dev/full").open("w") as full:
+        process = start(arguments, tmp_path, stdout=full, stderr=subprocess.PIPE)
+        errors = process.communicate()[1]
+    assert process.returncode == 2 and errors.startswith("error: [Errno 28]") and errors.count("\n") == 1
 
 
 def test_interrupted_is_one_line_and_exit_code_130(srpl, monkeypatch):
@@ -98,9 +109,13 @@ def test_tables_are_cut_between_columns(monkeypatch, capsys, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     heads = ("loss", *(f"column{i}" for i in range(8)), "how")
     rows = [("name_of_a_loss", *(f"{i}.1234567" for i in range(8)), "a sentence that is as long as a line of prose is")]
-    print_table("title", heads, rows)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    print_table(heads, rows)
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= columns
     words = out.split()
     assert all(words.count(f"{i}.1234567") == words.count(f"column{i}") == 1 for i in range(8))
     assert words.count("sentence") == 1 and words.count("name_of_a_loss") == words.count("loss")
+    monkeypatch.undo()
+    print_table(heads, rows)
+    assert [line.split("\t") for line in capsys.readouterr().out.splitlines()] == [list(heads), list(rows[0])]

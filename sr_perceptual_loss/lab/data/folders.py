@@ -32,15 +32,9 @@ def composed(name: str) -> str:
 
 
 def list_folder(folder: Path, suffixes: Sequence[str], *, deep: bool = False) -> Listing:
-    """The files of a folder that count.
+    """The files of a folder that count, sorted; with ``deep`` those of sub-folders too.
 
-    Args:
-        folder: an existing folder.
-        suffixes: in lower case, with their dots.
-        deep: search sub-folders too.
-
-    Returns:
-        All paths, sorted.
+    ``suffixes`` are in lower case, with their dots.
 
     Raises:
         InputError: a folder that cannot be read.

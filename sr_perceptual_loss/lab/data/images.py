@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,13 +36,16 @@ _UPRIGHT = {
 
 
 def read_image(path: str | Path) -> Tensor:
-    """Read an image file, as ``cv2.imread`` does with its default flags (and so BasicSR).
+    """Read an image file, as BasicSR does with ``cv2.imread``.
 
     * EXIF orientation is applied; colour profiles are not.
     * Gray (also with 1, 2 or 4 bits) is repeated; a palette is resolved; alpha and transparent colours are dropped.
     * CMYK becomes (1 - C)(1 - K), (1 - M)(1 - K), (1 - Y)(1 - K).
-    * Refused, unlike OpenCV: more than 8 bits per channel, which would be cut; animations and files with several pages.
-      Of the several pictures of a photograph (MPO, such as depth maps) the first is read.
+    * Refused, unlike OpenCV: more than 8 bits per channel, which would be cut; animations and files with several pages;
+      more than twice ``PIL.Image.MAX_IMAGE_PIXELS`` (179 megapixels). Of the several pictures of a photograph (MPO,
+      such as depth maps) the first is read.
+    * Other values than OpenCV's: BMP with 5 bits per channel (up to 7/255), and TIFF with alpha, whose colours OpenCV
+      multiplies by alpha.
 
     Args:
         path: a PNG, JPEG, WebP, BMP or TIFF file.
@@ -81,7 +85,12 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
     """An image file of the allowed kind; whatever goes wrong while it is open is an InputError that names it."""
     kinds = "PNG, JPEG, WebP, BMP or TIFF"
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        if Path(path).is_fifo():  # Pillow would wait for ever
+            raise InputError(f"{path}: a pipe, expected a file.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a large photograph is no attack
+            file = Image.open(path, formats=FORMATS)
+        with file as image:
             if image.mode not in MODES or _bits(image) > 8:
                 raise InputError(
                     f"{path}: got {image.mode} with {_bits(image)} bits per channel, expected gray, RGB, palette or "
@@ -120,14 +129,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def read_pair(sr: Path, hr: Path) -> tuple[Tensor, Tensor]:
-    """Read two image files of the same size.
-
-    Args:
-        sr: SR (distorted) image.
-        hr: reference image.
-
-    Returns:
-        (3, H, W) float32 RGB in [0, 1] each, on the CPU.
+    """Read two image files: (3, H, W) float32 RGB in [0, 1] each, on the CPU.
 
     Raises:
         InputError: unreadable, or sizes that differ.
@@ -138,16 +140,7 @@ def read_pair(sr: Path, hr: Path) -> tuple[Tensor, Tensor]:
 
 
 def check_same_size(sr: Tensor, hr: Tensor, *, names: tuple[str, str]) -> None:
-    """Raise unless two images have the same size.
-
-    Args:
-        sr: (3, H, W).
-        hr: (3, H, W).
-        names: of the files, for the message.
-
-    Raises:
-        InputError: sizes that differ.
-    """
+    """Raise an InputError that gives the names unless two images (3, H, W) have the same size."""
     if sr.shape != hr.shape:
         sizes = " and ".join(f"{image.shape[2]}x{image.shape[1]}" for image in (sr, hr))
         raise InputError(

@@ -33,15 +33,8 @@ _METHOD = re.compile(r"(.+?)(?:_x\d+)?_\d{3,4}(?:x\d+)?\.\w+")
 def read(reader: Reader, labels: Path | None) -> LabelSet:
     """Read the set; the reference comes from the LR name, since the SR names of LINF number the images differently.
 
-    Args:
-        reader: collects entries and problems.
-        labels: the folder of the label files, or one of them; the root by default.
-
-    Returns:
-        Rated images and the official split (see its note). The distortion is the SR method.
-
-    Raises:
-        InputError: one report of all problems.
+    ``labels`` is the folder of the label files, or one of them; the root by default. The distortion is the SR method. A
+    note tells where the parts of the official split share references.
     """
     place = labels or reader.root
     files = {part: place / f"{part}.txt" for part in _COLUMNS}

@@ -18,65 +18,41 @@ __all__ = ["LabelSet", "RatedImage", "Vote", "split_contents"]
 
 @dataclass(frozen=True)
 class RatedImage:
-    """One distorted (SR) image with its opinion score.
+    """One distorted (SR) image with its opinion score."""
 
-    Attributes:
-        content: name of the reference content; never shared between training and validation.
-        dist: the distorted image.
-        ref: its reference image.
-        score: opinion score, higher is better, in the units of the set.
-        distortion: type of distortion or name of the SR method; empty where the set has none.
-    """
-
-    content: str
-    dist: Path
-    ref: Path
-    score: float
-    distortion: str = ""
+    content: str  # name of the reference content; never shared between training and validation
+    dist: Path  # the distorted image
+    ref: Path  # its reference image
+    score: float  # opinion score, higher is better, in the units of the set
+    distortion: str = ""  # type of distortion or name of the SR method; empty where the set has none
 
 
 @dataclass(frozen=True)
 class Vote:
-    """One compared pair of versions of a reference content.
+    """One compared pair of versions of a reference content."""
 
-    Attributes:
-        content: name of the reference content.
-        a: first version.
-        b: second version.
-        ref: their reference image.
-        probability: share of people who prefer ``a``, in [0, 1].
-    """
-
-    content: str
-    a: Path
-    b: Path
-    ref: Path
-    probability: float
+    content: str  # name of the reference content
+    a: Path  # first version
+    b: Path  # second version
+    ref: Path  # their reference image
+    probability: float  # share of people who prefer ``a``, in [0, 1]
 
 
 @dataclass(frozen=True)
 class LabelSet:
-    """The labels of a data set.
+    """The labels of a data set."""
 
-    Attributes:
-        name: registry name of the data set.
-        rated: images with an opinion score.
-        votes: compared pairs; empty for most sets.
-        score_range: lowest and highest score that the scale allows (documented range, or the extremes of the file
-            where the scale is open, such as Elo).
-        comparable_across_contents: False where scores were scaled per reference content, so that only images of one
-            content can be compared.
-        official_split: part ("train", "val", "test") -> distorted images of that part, where the set publishes one.
-        notes: what a user must know, one sentence each; shown before training and evaluation.
-    """
-
-    name: str
-    rated: tuple[RatedImage, ...]
-    votes: tuple[Vote, ...] = ()
+    name: str  # registry name of the data set
+    rated: tuple[RatedImage, ...]  # images with an opinion score
+    votes: tuple[Vote, ...] = ()  # compared pairs; empty for most sets
+    # Lowest and highest score that the scale allows (documented range, or the extremes of the file where the scale is
+    # open, such as Elo).
     score_range: tuple[float, float] = (0.0, 1.0)
+    # False where scores were scaled per reference content, so that only images of one content can be compared
     comparable_across_contents: bool = True
+    # Part ("train", "val", "test") -> distorted images of that part, where the set publishes one.
     official_split: Mapping[str, frozenset[Path]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what a user must know, one sentence each; shown before training and evaluation
 
     @property
     def contents(self) -> list[str]:
@@ -110,15 +86,9 @@ class LabelSet:
 
 
 def split_contents(contents: Iterable[str], *, train: float = 0.8, seed: int = 0) -> tuple[list[str], list[str]]:
-    """Two disjoint sets of reference contents by a seeded shuffle.
+    """Two disjoint sets of reference contents by a seeded shuffle of their names, whatever the order of the names.
 
-    Args:
-        contents: names; the order does not matter.
-        train: share of the first part, in (0, 1).
-        seed: of the shuffle.
-
-    Returns:
-        (training contents, validation contents), both sorted and neither empty.
+    ``train`` is the share of the first part, in (0, 1). Both parts are sorted, and neither is empty.
 
     Raises:
         InputError: fewer than two contents, or a share outside (0, 1).

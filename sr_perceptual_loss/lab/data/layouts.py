@@ -20,53 +20,30 @@ __all__ = ["LAYOUTS", "Layout", "read_layout"]
 
 @dataclass(frozen=True)
 class Layout:
-    """Files of a data set.
+    """Files of a data set."""
 
-    Attributes:
-        card: of the data set.
-        labels: label file, or folder of ``.txt`` files, under the root; the first that exists is used.
-        columns: of the label files; empty if their first line is a header.
-        separator: between the columns; None for white space.
-        roles: names of the columns with distorted image, reference ("" for none) and score.
-        name: name of a distorted image with the groups ``content`` and ``kind``; without regard to case, the content is
-            written in lower case.
-        example: a name, for messages.
-        images: folders of the distorted images, under the root.
-        references: folders of the references; the first that exists is used.
-        reference: name of the reference, made of ``{content}`` and the distorted image's ``{suffix}``.
-        distortions: names of the types by ``kind``, from 1, or one text with ``{kind}``.
-        deep: distorted images may lie in sub-folders.
-        notes: what a user must know.
-    """
-
-    card: DatasetCard
-    labels: tuple[str, ...]
-    columns: tuple[str, ...]
-    separator: str | None
-    roles: tuple[str, str, str]
+    card: DatasetCard  # of the data set
+    labels: tuple[str, ...]  # label file, or folder of ``.txt`` files, under the root; the first that exists is used
+    columns: tuple[str, ...]  # of the label files; empty if their first line is a header
+    separator: str | None  # between the columns; None for white space
+    roles: tuple[str, str, str]  # names of the columns with distorted image, reference ("" for none) and score
+    # Name of a distorted image with the groups ``content`` and ``kind``; without regard to case, the content is written
+    # in lower case.
     name: re.Pattern[str]
-    example: str
-    images: tuple[str, ...]
-    references: tuple[str, ...]
-    reference: str
-    distortions: tuple[str, ...] | str
-    deep: bool = False
-    notes: tuple[str, ...] = ()
+    example: str  # a name, for messages
+    images: tuple[str, ...]  # folders of the distorted images, under the root
+    references: tuple[str, ...]  # folders of the references; the first that exists is used
+    reference: str  # name of the reference, made of ``{content}`` and the distorted image's ``{suffix}``
+    distortions: tuple[str, ...] | str  # names of the types by ``kind``, from 1, or one text with ``{kind}``
+    deep: bool = False  # distorted images may lie in sub-folders
+    notes: tuple[str, ...] = ()  # what a user must know
 
 
 def read_layout(layout: Layout, reader: Reader, labels: Path | None) -> LabelSet:
     """Read one of :data:`LAYOUTS`.
 
-    Args:
-        layout: of the data set.
-        reader: collects entries and problems.
-        labels: a label file, a folder of them, or a list in the form of IQA-Dataset; the published place by default.
-
-    Returns:
-        Rated images. Without images on this machine the folder of a distorted image is assumed where there are several.
-
-    Raises:
-        InputError: one report of all problems.
+    ``labels`` is a label file, a folder of them, or a list in the form of IQA-Dataset; the published place by default.
+    Without images on this machine the folder of a distorted image is assumed where there are several.
     """
     images = reader.folder(*layout.images, every=True, deep=layout.deep)
     references = reader.folder(*layout.references)

@@ -35,22 +35,13 @@ _DISTORTION = re.compile(r"distort_\d+_(.+)_(?:inter|intra)_.*")
 
 
 def read(reader: Reader, labels: Path | None) -> LabelSet:
-    """Read the set: votes of all parts, scores of the test images.
+    """Read the set: votes of all parts, and negated scores of the test images (higher is better, the reference is 0).
 
     Columns are taken by position, since header names differ between files. The probability of a vote is the processed
     one (column 5) where there is one, else the raw one (column 4); a note says how many are of which kind.
 
-    Args:
-        reader: collects entries and problems.
-        labels: the folder with ``train/``, ``val/`` and ``test/``; reference lists lie beside it. ``root/labels`` by
-            default. A part without list and folder is left out, with a note.
-
-    Returns:
-        Votes, test images with negated scores (higher is better, the reference would be 0) and the official split.
-        The distortion is the type in the file name.
-
-    Raises:
-        InputError: one report of all problems.
+    ``labels`` is the folder with ``train/``, ``val/`` and ``test/``; reference lists lie beside it. ``root/labels`` by
+    default. A part without list and folder is left out, with a note. The distortion is the type in the file name.
     """
     folder = labels or reader.root / "labels"
     part_of: dict[str, str] = {}

@@ -18,25 +18,15 @@ __all__ = ["DatasetCard", "ImageFolder", "Reader"]
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """What a user should know about a data set.
+    """What a user should know about a data set."""
 
-    Attributes:
-        name: registry name.
-        citation: paper.
-        scale: scale and direction of the published scores, and what the reader does with them.
-        score_range: documented lowest and highest score; None where the scale is open.
-        licence: terms as far as known.
-        url: where to get it.
-        layout: files and folders expected under the root.
-    """
-
-    name: str
-    citation: str
-    scale: str
-    score_range: tuple[float, float] | None
-    licence: str
-    url: str
-    layout: str
+    name: str  # registry name
+    citation: str  # paper
+    scale: str  # scale and direction of the published scores, and what the reader does with them
+    score_range: tuple[float, float] | None  # documented lowest and highest score; None where the scale is open
+    licence: str  # terms as far as known
+    url: str  # where to get it
+    layout: str  # files and folders expected under the root
 
 
 class ImageFolder:
@@ -66,15 +56,9 @@ class ImageFolder:
         self._ambiguous: dict[str, tuple[Row, list[Path]]] = {}
 
     def find(self, name: str, row: Row, *, assumed_folder: str = "") -> Path:
-        """The image of this name.
+        """The image of this name (without folders): its path on disk, or the likely one if there is none.
 
-        Args:
-            name: file name without folders.
-            row: where the name was read, for the report.
-            assumed_folder: sub-folder to assume in the path of an image that is missing.
-
-        Returns:
-            The path as it is on disk, or as it would be if the image existed.
+        ``row`` is where the name was read. ``assumed_folder`` is the sub-folder of an image that is missing.
         """
         if name not in self._requested:  # a reference is requested once per distorted version
             self._requested[name] = self._look_up(name, row, assumed_folder)
@@ -164,14 +148,7 @@ class Reader:
         self.problems.add(row.file, row.line, what)
 
     def number(self, row: Row, text: str, bounds: tuple[float, float] | None, what: str) -> float | None:
-        """A finite number, or None after reporting what is wrong with it.
-
-        Args:
-            row: where it was read.
-            text: the cell.
-            bounds: lowest and highest allowed value; None for an open scale.
-            what: its name, for the report.
-        """
+        """A finite number within ``bounds`` (None: an open scale), or None after reporting what is wrong with it."""
         value = row.number(text)
         if value is None:  # concerns the whole file, so it is said once
             unclear = f"{what}: the separator of thousands or decimals is unclear; write 1520.5, without other marks."
@@ -198,19 +175,9 @@ class Reader:
         distortion: str = "",
         negate: bool = False,
     ) -> RatedImage | None:
-        """Add a distorted image; a score that is not a number and a repeated image are problems.
+        """Add a distorted image; returns the entry, or None after reporting a problem.
 
-        Args:
-            row: where it was read.
-            text: its score as the file has it.
-            content: name of the reference content.
-            dist: the distorted image.
-            ref: its reference.
-            distortion: type of distortion or SR method.
-            negate: True where higher is worse in the file.
-
-        Returns:
-            The entry, or None after reporting a problem.
+        ``text`` is its score as the file has it, negated with ``negate``. A repeated image is a problem.
         """
         score = self.number(row, text, self.card.score_range, "score")
         first = self._first_rows.setdefault(dist, row)
@@ -231,15 +198,7 @@ class Reader:
         official_split: Mapping[str, Iterable[Path]] | None = None,
         notes: Iterable[str] = (),
     ) -> LabelSet:
-        """The result.
-
-        Args:
-            comparable_across_contents: False where scores were scaled per reference content.
-            official_split: part -> distorted images.
-            notes: what a user must know.
-
-        Returns:
-            The labels; an open scale has the extremes of its scores as range.
+        """The result, with the extremes of the scores as range where the scale is open; see :class:`LabelSet`.
 
         Raises:
             InputError: one report of all problems.

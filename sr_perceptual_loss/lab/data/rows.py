@@ -21,11 +21,13 @@ __all__ = ["IQA_LIST", "Problems", "Row", "base_name", "is_iqa_list", "read_line
 #: Header of the label lists of the IQA-Dataset project: one CSV per data set.
 IQA_LIST = ("dis_img_path", "dis_type", "ref_img_path", "score")
 
-#: A number with a decimal comma, and one whose comma may as well separate thousands.
-_DECIMAL_COMMA = re.compile(r"[+-]?(?:\d+|\d{1,3}(?:\.\d{3})+),\d+(?:[eE][+-]?\d+)?")
-_UNCLEAR_COMMA = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
-#: A number whose commas or points separate thousands, or may do so beside decimal commas.
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d*)?"), re.compile(r"[+-]?[1-9]\d{0,2}(?:\.\d{3})+(?:,\d*)?")
+#: A number with a decimal comma.
+_DECIMAL_COMMA = re.compile(r"[+-]?[\d.]+,\d+(?:[eE][+-]?\d+)?")
+#: Without and with decimal commas: a number whose commas or points separate thousands, or may do so.
+_THOUSANDS = (
+    re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?"),
+    re.compile(r"[+-]?[1-9]\d{0,2}(?:\.\d{3})+(?:,\d*)?"),
+)
 
 
 class Problems:
@@ -42,13 +44,7 @@ class Problems:
         self._lines: list[str] = []
 
     def add(self, file: Path, line: int | None, what: str) -> None:
-        """Note one problem.
-
-        Args:
-            file: where it is.
-            line: line number, from 1; None for the whole file.
-            what: what was read and what was expected.
-        """
+        """Note one problem of a file, or of a line of it (from 1)."""
         entry = f"{file}{'' if line is None else f', line {line}'}: {what}"
         if entry not in self._lines:
             self._lines.append(entry)
@@ -69,39 +65,28 @@ class Problems:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a label file.
+    """One row of a label file."""
 
-    Attributes:
-        file: the label file.
-        line: line number, from 1.
-        cells: its columns, without blanks around them.
-        decimal_comma: whether numbers of this file have a comma where others have a point.
-    """
-
-    file: Path
-    line: int
-    cells: tuple[str, ...]
-    decimal_comma: bool = False
+    file: Path  # the label file
+    line: int  # line number, from 1
+    cells: tuple[str, ...]  # its columns, without blanks around them
+    decimal_comma: bool = False  # whether numbers of this file have a comma where others have a point
 
     def number(self, cell: str) -> float | None:
         """The number in a cell, NaN if it is none, None if its commas or points may separate thousands."""
         if _THOUSANDS[self.decimal_comma].fullmatch(cell):
             return None
         try:
-            return float(cell.replace(",", ".") if self.decimal_comma else cell)
+            # Python reads 1_5 as 15.
+            return float(cell.replace("_", "?").replace(",", "." if self.decimal_comma else ","))
         except ValueError:
             return math.nan
 
 
 def read_lines(file: Path, problems: Problems) -> list[tuple[int, str]]:
-    """Line numbers and lines that are not blank; a byte order mark and CRLF are removed, accents are composed (NFC).
+    """Line numbers from 1 and stripped lines that are not blank; accents are composed (NFC).
 
-    Args:
-        file: a text file in UTF-8, or in UTF-16 with a byte order mark.
-        problems: gets a file that is missing, empty or not text.
-
-    Returns:
-        (line number from 1, stripped line); empty if the file could not be read.
+    The file is in UTF-8, or in UTF-16 with a byte order mark. One that is missing, empty or no text is a problem.
     """
     try:
         text = _text(file)
@@ -112,7 +97,9 @@ def read_lines(file: Path, problems: Problems) -> list[tuple[int, str]]:
         problems.add(file, None, f"not a readable text file, expected UTF-8 or UTF-16 ({error}).")
         return []
     # Tabs at the ends are empty cells.
-    lines = [(number, line.strip(" \r\n")) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = [
+        (number, line.strip(" \r\n")) for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1) if line.strip()
+    ]
     if not lines:
         problems.add(file, None, "the file is empty; expected one row per image.")
     return lines
@@ -125,7 +112,7 @@ def _text(file: Path) -> str:
     if data.count(0) > len(data) // 4 and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ValueError("it looks like UTF-16 without a byte order mark, or binary")
     encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-    return unicodedata.normalize("NFC", data.decode(encoding))
+    return unicodedata.normalize("NFC", data.decode(encoding)).lstrip("\ufeff")  # some programs write a second mark
 
 
 def read_rows(
@@ -159,6 +146,10 @@ def read_rows(
             continue
         if not names:
             names = tuple(cell.lower() for cell in cells)
+            if len(names) == 1:
+                expected = "columns between commas, semicolons or tabs, or between the marks of a first line sep=|"
+                problems.add(file, line, f"got one column '{text[:80]}', expected {expected}.")
+                return (), []
         elif not table or any(cells):
             if table:  # spreadsheets add empty cells, or leave them out
                 cells = (*cells, *("" for name in names[len(cells) :] if not name))
@@ -166,12 +157,9 @@ def read_rows(
             (rows if len(cells) == len(names) else wrong).append(Row(file, line, cells))
     if wrong:
         more = f"; {len(wrong) - 1} more row(s) have a wrong number" if len(wrong) > 1 else ""
-        form = (separator or " ").join(names)
-        cells = wrong[0].cells
-        shown = (separator or " ").join(cells)[:80]
-        problems.add(
-            file, wrong[0].line, f"got {len(cells)} column(s): '{shown}', expected {len(names)}: {form}{more}."
-        )
+        shown, form = ((separator or " ").join(cells) for cells in (wrong[0].cells, names))
+        problem = f"got {len(wrong[0].cells)} column(s): '{shown[:80]}', expected {len(names)}: {form}{more}."
+        problems.add(file, wrong[0].line, problem)
     if len(lines) == 1 and not columns:
         problems.add(file, None, "the file has a header but no rows.")
     return names, _with_decimal_commas(rows, separator)
@@ -183,19 +171,21 @@ def _separator(lines: list[tuple[int, str]]) -> str:
     if declared and len(lines) > 1:
         del lines[0]
         return declared[1]
-    return next((mark for mark in "\t;" if mark in lines[0][1]), ",")
+    return max(",;\t", key=re.sub(r'"[^"]*"', "", lines[0][1]).count)  # the most frequent one outside of quotes
 
 
 def _cells(line: str, separator: str | None) -> tuple[str, ...]:
-    return tuple(cell.strip() for cell in next(csv.reader([line], delimiter=separator or ",", skipinitialspace=True)))
+    cells, *rest = csv.reader([line, ""], delimiter=separator or ",", skipinitialspace=True)
+    if not rest:
+        raise csv.Error("a quote is not closed in its line")
+    return tuple(cell.strip() for cell in cells)
 
 
 def _with_decimal_commas(rows: list[Row], separator: str | None) -> list[Row]:
     """The rows, marked if the file has decimal commas: ``1,520`` alone does not tell, semicolons or ``1,5`` do."""
     numbers = [cell for row in rows for cell in row.cells if _DECIMAL_COMMA.fullmatch(cell)]
-    if numbers and (separator == ";" or not all(_UNCLEAR_COMMA.fullmatch(cell) for cell in numbers)):
-        return [replace(row, decimal_comma=True) for row in rows]
-    return rows
+    found = numbers and (separator == ";" or not all(_THOUSANDS[False].fullmatch(cell) for cell in numbers))
+    return [replace(row, decimal_comma=True) for row in rows] if found else rows
 
 
 def is_iqa_list(file: Path) -> bool:

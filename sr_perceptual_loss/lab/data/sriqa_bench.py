@@ -33,17 +33,8 @@ def read(reader: Reader, labels: Path | None) -> LabelSet:
     """Read the set; the originals are rated images too, and the reference of all versions.
 
     Images are found by name anywhere under ``images/``, since folder names and file endings differ (``SwinIR`` with
-    files ``..._SwinIRx4.png``).
-
-    Args:
-        reader: collects entries and problems.
-        labels: the folder of label files; ``root/MOS`` by default, ``root/MOS_Reg`` and ``root/MOS_Gen`` for the parts.
-
-    Returns:
-        Rated images, comparable within a reference content only. The distortion is the SR method.
-
-    Raises:
-        InputError: one report of all problems.
+    files ``..._SwinIRx4.png``). ``labels`` is the folder of label files: ``root/MOS`` by default, ``root/MOS_Reg`` and
+    ``root/MOS_Gen`` for the parts. Scores compare within a reference content only. The distortion is the SR method.
     """
     images = reader.folder("images", deep=True)
     folder = labels or reader.root / "MOS"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -39,16 +40,8 @@ _REQUIRED = ("ref", "dist", "score")
 def read(reader: Reader, labels: Path | None) -> LabelSet:
     """Read a table; the reference content is the reference image unless a column ``content`` says otherwise.
 
-    Args:
-        reader: collects entries and problems.
-        labels: the table; the only ``.csv`` or ``.tsv`` file in the root by default.
-
-    Returns:
-        Rated images; higher must be better in the table. The column ``official_split`` (or ``split``) becomes the
-        official split. Columns that are not used are named in a note.
-
-    Raises:
-        InputError: one report of all problems.
+    ``labels`` is the table: the only ``.csv`` or ``.tsv`` file in the root by default. Higher scores must be better.
+    The column ``official_split`` (or ``split``) becomes the official split. Unused columns are named in a note.
     """
     file = labels or _only_table(reader)
     header, rows = read_rows(file, reader.problems) if file is not None else ((), [])
@@ -62,7 +55,7 @@ def read(reader: Reader, labels: Path | None) -> LabelSet:
             continue
         ref = _image(reader, cells["ref"], row)
         # The file's own name, so that two spellings of one reference are one content.
-        reference = PurePosixPath(cells["ref"].replace("\\", "/")).parent / composed(ref.stem)
+        reference = _path(cells["ref"]).parent / composed(ref.stem)
         image = reader.rate(
             row,
             cells["score"],
@@ -108,8 +101,12 @@ def _columns(file: Path, header: tuple[str, ...], reader: Reader) -> dict[str, i
 
 def _image(reader: Reader, text: str, row: Row) -> Path:
     """The image of a path relative to the root, written with either kind of slash."""
-    path = PurePosixPath(text.replace("\\", "/"))
+    path = _path(text)
     return reader.folder(path.parent.as_posix()).find(path.name, row)
+
+
+def _path(text: str) -> PurePosixPath:
+    return PurePosixPath(posixpath.normpath(text.replace("\\", "/")))
 
 
 def _notes(header: tuple[str, ...]) -> tuple[str, ...]:

@@ -59,45 +59,28 @@ IntervalOf = Callable[[Statistic, Sequence[str]], Interval]
 
 @dataclass(frozen=True)
 class Row:
-    """One number of the table.
+    """One number of the table."""
 
-    Attributes:
-        name: short name.
-        value: the number; NaN where it is not defined.
-        low: lower end of its 95 % interval; NaN without one.
-        high: upper end.
-        count: number of images, references, pairs or votes behind it, as ``meaning`` says.
-        meaning: what it is.
-    """
-
-    name: str
-    value: float
-    low: float
-    high: float
-    count: int
-    meaning: str
+    name: str  # short name
+    value: float  # the number; NaN where it is not defined
+    low: float  # lower end of its 95 % interval; NaN without one
+    high: float  # upper end
+    count: int  # number of images, references, pairs or votes behind it, as ``meaning`` says
+    meaning: str  # what it is
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A critic compared with people.
+    """A critic compared with people."""
 
-    Attributes:
-        labels: what people said.
-        predictions: score of each (distorted image, reference).
-        rows: the table; numbers over all images are missing where references cannot be compared.
-        notes: what a reader must know, one sentence each.
-        fit: the curve behind ``plcc_fitted`` and ``rmse``, where there are opinion scores that can be compared. It is
-            not fitted again in each resample: the intervals of these numbers hold for the curve as it is.
-        content_srcc: reference content -> Spearman over its images.
-    """
-
-    labels: LabelSet
-    predictions: Mapping[Pair, float]
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...]
+    labels: LabelSet  # what people said
+    predictions: Mapping[Pair, float]  # score of each (distorted image, reference)
+    rows: tuple[Row, ...]  # the table; numbers over all images are missing where references cannot be compared
+    notes: tuple[str, ...]  # what a reader must know, one sentence each
+    # The curve behind ``plcc_fitted`` and ``rmse``, where there are opinion scores that can be compared. It is not
+    # fitted again in each resample: the intervals of these numbers hold for the curve as it is.
     fit: LogisticFit | None = None
-    content_srcc: Mapping[str, float] = field(default_factory=dict)
+    content_srcc: Mapping[str, float] = field(default_factory=dict)  # reference content -> Spearman over its images
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON; None where a number is not defined."""

@@ -79,21 +79,13 @@ def rmse(predictions: ArrayLike, scores: ArrayLike) -> float:
 
 @dataclass(frozen=True)
 class LogisticFit:
-    """A rising four-parameter curve from predictions to the scale of the opinion scores.
+    """A rising four-parameter curve from predictions to the scale of the opinion scores."""
 
-    Attributes:
-        low: limit for low predictions.
-        high: limit for high predictions, above ``low``.
-        middle: prediction at which the curve is half way.
-        width: the slope there is (high - low) / (4 width).
-        reason: why there is no curve; empty if there is one.
-    """
-
-    low: float = NAN
-    high: float = NAN
-    middle: float = NAN
-    width: float = NAN
-    reason: str = ""
+    low: float = NAN  # limit for low predictions
+    high: float = NAN  # limit for high predictions, above ``low``
+    middle: float = NAN  # prediction at which the curve is half way
+    width: float = NAN  # the slope there is (high - low) / (4 width)
+    reason: str = ""  # why there is no curve; empty if there is one
 
     def __call__(self, predictions: ArrayLike) -> Floats:
         """The curve low + (high - low) / (1 + exp(-(x - middle) / width)), same shape; NaN without one."""

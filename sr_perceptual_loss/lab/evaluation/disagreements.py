@@ -19,40 +19,25 @@ __all__ = ["Disagreement", "largest_disagreements"]
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Two versions of a reference that people and the critic order in opposite ways.
+    """Two versions of a reference that people and the critic order in opposite ways."""
 
-    Attributes:
-        content: the reference content.
-        ref: its reference image.
-        better: what people prefer.
-        worse: what the critic prefers.
-        opinions: of ``better`` and ``worse``: opinion scores, or shares of votes.
-        predictions: critic scores of the same two.
-        ranks: of the same two among the versions of the reference by the critic, 1 is best; None for votes.
-        size: in (0, 1]. Scores: the smaller of the two distances in rank, by people and by the critic, over the largest
-            possible distance. Votes: |2p - 1|.
-    """
-
-    content: str
-    ref: Path
-    better: Path
-    worse: Path
-    opinions: tuple[float, float]
-    predictions: tuple[float, float]
+    content: str  # the reference content
+    ref: Path  # its reference image
+    better: Path  # what people prefer
+    worse: Path  # what the critic prefers
+    opinions: tuple[float, float]  # of ``better`` and ``worse``: opinion scores, or shares of votes
+    predictions: tuple[float, float]  # critic scores of the same two
+    # Of the same two among the versions of the reference by the critic, 1 is best; None for votes.
     ranks: tuple[float, float] | None
+    # In (0, 1]. Scores: the smaller of the two distances in rank, by people and by the critic, over the largest
+    # possible distance. Votes: |2p - 1|.
     size: float
 
 
 def largest_disagreements(labels: LabelSet, predictions: Mapping[Pair, float], count: int = 8) -> list[Disagreement]:
-    """The largest disagreements, each image in at most one of them and each reference content in at most two.
+    """The largest disagreements first, each image in at most one of them and each reference content in at most two.
 
-    Args:
-        labels: rated images; votes are used where there are none.
-        predictions: score of each (distorted image, reference).
-        count: how many to return at most.
-
-    Returns:
-        Largest first.
+    Votes are used where there are no rated images.
     """
     cases = _rated(labels, predictions, count) if labels.rated else _voted(labels, predictions)
     chosen: list[Disagreement] = []

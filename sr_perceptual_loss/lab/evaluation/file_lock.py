@@ -16,10 +16,9 @@ __all__ = ["file_lock"]
 
 @contextlib.contextmanager
 def file_lock(path: Path | None) -> Iterator[None]:
-    """Lock a results file while the block runs; the operating system frees the lock when the process ends.
+    """Lock a results file (None: nothing) while the block runs, with a hidden file ``.NAME.lock`` beside it.
 
-    Args:
-        path: the file, which need not exist; None locks nothing. The lock is a hidden file ``.NAME.lock`` beside it.
+    The operating system frees the lock when the process ends.
 
     Raises:
         InputError: another run has locked it, or the folder cannot be written.

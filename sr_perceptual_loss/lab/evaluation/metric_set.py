@@ -32,49 +32,29 @@ ReducedReference = Callable[[Tensor, Tensor, int], object]
 
 @dataclass(frozen=True)
 class Column:
-    """What a number means.
+    """What a number means."""
 
-    Attributes:
-        better: ``higher``, ``lower``, or empty where neither means better.
-        about: how it is computed, for tables.
-    """
-
-    better: str
-    about: str
+    better: str  # ``higher``, ``lower``, or empty where neither means better
+    about: str  # how it is computed, for tables
 
 
 @dataclass(frozen=True)
 class Images:
-    """One image of the set.
+    """One image of the set."""
 
-    Attributes:
-        name: file name, for messages.
-        sr: SR (distorted) image, (3, H, W) RGB in [0, 1], or uint8, which takes less memory; on the CPU.
-        hr: reference image, same shape.
-        lr: input of the SR network, (3, H / scale, W / scale), or None.
-        scale: of the SR network.
-        cut: whether the reference was cut to multiples of the scale.
-    """
-
-    name: str
-    sr: Tensor
-    hr: Tensor
-    lr: Tensor | None = None
-    scale: int = 4
-    cut: bool = False
+    name: str  # file name, for messages
+    sr: Tensor  # SR (distorted) image, (3, H, W) RGB in [0, 1], or uint8, which takes less memory; on the CPU
+    hr: Tensor  # reference image, same shape
+    lr: Tensor | None = None  # input of the SR network, (3, H / scale, W / scale), or None
+    scale: int = 4  # of the SR network
+    cut: bool = False  # whether the reference was cut to multiples of the scale
 
     @classmethod
     def read(cls, sr: Path, hr: Path, lr: Path | None, scale: int) -> Images:
-        """Read the files of one image.
+        """Read the files of one image; ``lr`` may be None.
 
         A reference whose sides are not multiples of the scale is cut at the right and at the bottom if the SR image has
         the cut size: the usual way to make its LR image.
-
-        Args:
-            sr: SR (distorted) image.
-            hr: reference image.
-            lr: input of the SR network, or None.
-            scale: of the SR network.
 
         Raises:
             InputError: unreadable, or sizes that do not match.
@@ -85,8 +65,10 @@ class Images:
         if cut:
             reference = reference[:, :height, :width]
         check_same_size(image, reference, names=(sr.name, hr.name))
-        lr_image = read_image(lr) if lr else None
-        if lr and lr_image is not None and [side * scale for side in lr_image.shape[1:]] != list(image.shape[1:]):
+        if lr is None:
+            return cls(sr.name, image, reference, None, scale, cut)
+        lr_image = read_image(lr)
+        if [side * scale for side in lr_image.shape[1:]] != list(image.shape[1:]):
             sizes = " and ".join(f"{x.shape[2]}x{x.shape[1]}" for x in (lr_image, image))
             raise InputError(
                 f"{lr.name} and {sr.name} have {sizes} pixels (width x height), expected the second {scale} times as "
@@ -97,17 +79,11 @@ class Images:
 
 @dataclass(frozen=True)
 class Measure:
-    """A computation that fills one or more columns.
+    """A computation that fills one or more columns."""
 
-    Attributes:
-        columns: names with their meaning.
-        function: value of every column for one image.
-        digest: of the weights or the code that the values depend on; empty for a formula of this package.
-    """
-
-    columns: Mapping[str, Column]
-    function: Callable[[Images], dict[str, float]]
-    digest: str = ""
+    columns: Mapping[str, Column]  # names with their meaning
+    function: Callable[[Images], dict[str, float]]  # value of every column for one image
+    digest: str = ""  # of the weights or the code that the values depend on; empty for a formula of this package
 
     def compute(self, images: Images) -> dict[str, float]:
         """Value of every column for one image.
@@ -161,17 +137,18 @@ def build_measures(names: Sequence[str], *, border: int, device: str = "cpu") ->
         WeightsError: the network of LPIPS or DISTS is not on this machine; the message says how to get it.
     """
     for name in names:
-        check_choice("metrics", name, tuple(METRICS))
+        check_choice("metrics (critics: --critic NAME)", name, tuple(METRICS))
         if names.count(name) > 1:
             raise InputError(f"metrics: got '{name}' twice; name each measure once.")
     family = [name for name in names if name in _SFSN]
-    measures = [Measure({name: METRICS[name] for name in family}, lambda images: _sfsn(images, family))]
-    for name in names:
-        if name in _DISTANCES:
-            measures.append(_distance(name, device))
-        elif name not in family:
-            measures.append(_fidelity(name, border))
-    return measures if family else measures[1:]
+    measures = [
+        _distance(name, device) if name in _DISTANCES else _fidelity(name, border)
+        for name in names
+        if name not in family
+    ]
+    if family:  # one decomposition serves all four columns
+        measures.append(Measure({name: METRICS[name] for name in family}, lambda images: _sfsn(images, family)))
+    return measures
 
 
 def _fidelity(name: str, border: int) -> Measure:
@@ -192,15 +169,9 @@ def _sfsn(images: Images, names: Sequence[str]) -> dict[str, float]:
 
 
 def critic_measure(critic: Critic, *, device: str = "cpu", protocol: str = COVERING) -> Measure:
-    """The score of a critic, in a column of its name.
+    """The score of a critic in eval mode on ``device``, in a column of its name.
 
-    Args:
-        critic: in eval mode, on ``device``.
-        device: where the images go.
-        protocol: ``covering``, or a name of ``PROTOCOLS`` (crops drawn with seed 0).
-
-    Returns:
-        The measure; higher is better.
+    ``protocol`` is ``covering``, or a name of ``PROTOCOLS`` (crops drawn with seed 0).
 
     Raises:
         InputError: unknown protocol.
@@ -214,22 +185,15 @@ def critic_measure(critic: Critic, *, device: str = "cpu", protocol: str = COVER
             return {name: score_whole_image(critic, sr, hr, images.name)}
         return {name: score_pair(critic, unit_range(sr), unit_range(hr), PROTOCOLS[protocol], seed=0)}
 
-    seed = "" if protocol == COVERING else " (seed 0)"
-    relative = ", 0 = as good as the reference" if critic.card.relative else ""
-    about = f"critic, protocol {protocol}{seed}{relative}, no border cut"
+    about = f"critic, protocol {protocol}" + " (seed 0)" * (protocol != COVERING)
+    about += ", 0 = as good as the reference" * critic.card.relative + ", no border cut"
     return Measure({name: Column("higher", about)}, function, critic.digest())
 
 
 def reduced_reference_measure(score: ReducedReference, source: str, *, device: str = "cpu") -> Measure:
-    """A score from the SR image, the LR image and the scale, such as PFIQA; the package has none of its own.
+    """A user's score from SR image, LR image and scale, such as PFIQA; the package has none of its own.
 
-    Args:
-        score: the user's ``(sr, lr, scale) -> number``.
-        source: how the user named it, for messages.
-        device: where the images go.
-
-    Returns:
-        The measure, in a column ``pfiqa``.
+    ``source`` is how the user named it. The column is ``pfiqa``.
     """
 
     def function(images: Images) -> dict[str, float]:

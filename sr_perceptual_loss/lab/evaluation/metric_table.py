@@ -27,32 +27,20 @@ MEAN = "mean"
 
 @dataclass(frozen=True)
 class Row:
-    """One measured image.
+    """One measured image."""
 
-    Attributes:
-        image: name of the SR file.
-        reference: name of the HR file.
-        inputs: :func:`fingerprint` of all files that were read for it.
-        values: number by column.
-    """
-
-    image: str
-    reference: str
-    inputs: str
-    values: Mapping[str, float]
+    image: str  # name of the SR file
+    reference: str  # name of the HR file
+    inputs: str  # :func:`fingerprint` of all files that were read for it
+    values: Mapping[str, float]  # number by column
 
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean of a column.
+    """Mean of a column."""
 
-    Attributes:
-        value: over the finite values; infinite only if no value is finite.
-        infinite: number of values left out: PSNR of images that equal their reference.
-    """
-
-    value: float
-    infinite: int
+    value: float  # over the finite values; infinite only if no value is finite
+    infinite: int  # number of values left out: PSNR of images that equal their reference
 
 
 def fingerprint(files: Iterable[Path]) -> str:
@@ -64,15 +52,7 @@ def fingerprint(files: Iterable[Path]) -> str:
 
 
 def means(rows: Sequence[Row], columns: Sequence[str]) -> dict[str, Mean]:
-    """Mean of every column; infinite values are counted, not averaged.
-
-    Args:
-        rows: at least one.
-        columns: names.
-
-    Returns:
-        Column -> mean.
-    """
+    """Mean of every column; infinite values are counted, not averaged."""
     result = {}
     for column in columns:
         finite = [row.values[column] for row in rows if math.isfinite(row.values[column])]
@@ -82,18 +62,12 @@ def means(rows: Sequence[Row], columns: Sequence[str]) -> dict[str, Mean]:
 
 
 class MetricTable:
-    """The table of one run.
+    """The table of one run: ``rows`` by image, also those of the file; an interruption damaged ``dropped`` lines.
 
     Args:
         path: the CSV; an unfinished or finished one of the same settings is continued.
         columns: names of the numbers, in order.
         settings: plain values that the numbers depend on.
-
-    Attributes:
-        path: as given.
-        columns: as given.
-        rows: rows by image, including those read from the file.
-        dropped: number of lines of the file that an interruption damaged.
 
     Raises:
         InputError: the file was made with other settings or by something else, or the place cannot be written.
@@ -130,11 +104,7 @@ class MetricTable:
             file.write(_line(self._cells(row)))
 
     def finish(self, images: Iterable[str]) -> list[Row]:
-        """Replace the file: the rows of these images in this order, then the means.
-
-        Returns:
-            The rows.
-        """
+        """Replace the file: the rows of these images in this order, then the means. Returns the rows."""
         self.rows = {name: self.rows[name] for name in images}
         rows = list(self.rows.values())
         mean = means(rows, self.columns)

@@ -43,18 +43,9 @@ def scatter_png(
     x_label: str,
     y_label: str,
 ) -> bytes:
-    """Opinion against critic score, one dot per image, coloured by distortion.
+    """Opinion against critic score, one dot per image, coloured by distortion, with the fitted curve: a PNG file.
 
-    Args:
-        predictions: critic scores, (n,).
-        scores: opinion scores, (n,).
-        distortions: type of distortion of each image; empty text for none.
-        fit: curve to draw; None for none.
-        x_label: below the plot.
-        y_label: left of the plot.
-
-    Returns:
-        A PNG file.
+    ``predictions``, ``scores`` and ``distortions`` (empty texts for none) have one entry per image.
     """
     import matplotlib
 
@@ -81,14 +72,7 @@ def scatter_png(
 
 
 def srcc_histogram_png(values: Sequence[float]) -> bytes:
-    """How many references have which Spearman correlation.
-
-    Args:
-        values: one per reference, in [-1, 1].
-
-    Returns:
-        A PNG file.
-    """
+    """How many references have which Spearman correlation: a PNG file."""
     figure, axes = _figure(6, 3)
     axes.hist(np.clip(values, -1, 1), bins=np.linspace(-1, 1, 41), color="#3b6ea5")
     mean = float(np.mean(values))

@@ -26,25 +26,19 @@ __all__ = ["PROTOCOLS", "Protocol", "get_protocol", "scales_used", "score_pair"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """Which crops of a pair are scored. The score is the mean over all crops of all scales.
+    """Which crops of a pair are scored. The score is the mean over all crops of all scales."""
 
-    Attributes:
-        name: for tables and files.
-        scales: factors of the image side in (0, 1], largest first; a scaled side is rounded down. A scale at which the
-            image is smaller than the crop is left out.
-        crops: number of crops at each scale. An image that is exactly as large as the crop is scored once and counts as
-            often as the protocol asks for crops, since all of them would be the same.
-        position: of the crops: ``random`` (seeded) or ``centre``; ``whole`` for no crops.
-        successive: each scale is made from the one before it (released code), not from the original.
-        source: where it comes from.
-    """
-
-    name: str
+    name: str  # for tables and files
+    # Factors of the image side in (0, 1], largest first; a scaled side is rounded down. A scale at which the image is
+    # smaller than the crop is left out.
     scales: tuple[float, ...]
+    # Number of crops at each scale. An image that is exactly as large as the crop is scored once and counts as often as
+    # the protocol asks for crops, since all of them would be the same.
     crops: tuple[int, ...]
+    # Of the crops: ``random`` (seeded) or ``centre``; ``whole`` for no crops.
     position: Literal["random", "centre", "whole"] = "random"
-    successive: bool = False
-    source: str = ""
+    successive: bool = False  # each scale is made from the one before it (released code), not from the original
+    source: str = ""  # where it comes from
 
     def as_dict(self) -> dict[str, object]:
         """Plain values that the score depends on, for files."""
@@ -149,17 +143,9 @@ def score_pair(
 def scales_used(
     critic: Critic, protocol: Protocol, height: int, width: int, *, crop_size: int | None = None
 ) -> tuple[float, ...]:
-    """The protocol's scales at which an image of this size is large enough for the critic.
+    """The protocol's scales at which an image of this size is large enough for the critic, largest first.
 
-    Args:
-        critic: as in :func:`score_pair`.
-        protocol: as in :func:`score_pair`.
-        height: of the image.
-        width: of the image.
-        crop_size: as in :func:`score_pair`.
-
-    Returns:
-        Scales, largest first; (1.0,) is a single scale.
+    The arguments are those of :func:`score_pair`.
 
     Raises:
         InputError: the critic does not take such an image.

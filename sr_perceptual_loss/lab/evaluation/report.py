@@ -79,12 +79,7 @@ distances in rank, as a share of the largest possible distance.</p>
 
 
 def write_result(path: Path, evaluation: Evaluation, settings: Mapping[str, object]) -> None:
-    """Write settings and all numbers as JSON; the file is replaced as a whole.
-
-    Args:
-        path: the file.
-        evaluation: what to write.
-        settings: plain values.
+    """Write settings (plain values) and all numbers as JSON; the file is replaced as a whole.
 
     Raises:
         WeightsError: the place cannot be written.
@@ -99,12 +94,7 @@ def write_report(
 ) -> None:
     """Write the HTML page; the file is replaced as a whole.
 
-    Args:
-        path: the file.
-        evaluation: what to show.
-        settings: plain values, shown as a table.
-        worst: how many disagreements are shown as images.
-        warning: shown at the top, such as that the weights are random.
+    ``settings`` are plain values. ``worst`` disagreements are shown as images. ``warning`` stands at the top.
 
     Raises:
         InputError: an image that cannot be read.

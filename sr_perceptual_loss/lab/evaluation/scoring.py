@@ -119,21 +119,10 @@ def score_labels(
     known: ScoreFile | None = None,
     track: Callable[[list[Pair]], Iterable[Pair]] = iter,
 ) -> dict[Pair, float]:
-    """The critic's score of every image of a label set.
+    """The score of every image of a label set by a critic in eval mode on ``device``.
 
-    Args:
-        critic: in eval mode, on ``device``.
-        labels: rated images, votes, or both.
-        protocol: how the score of a pair is computed.
-        seed: of the crop positions.
-        crop_size: see :func:`~sr_perceptual_loss.lab.evaluation.protocol.score_pair`.
-        crops_at_once: batch size.
-        device: where the critic is.
-        known: scores of an earlier run; new ones are added to it.
-        track: wraps the list of pairs that are left to do, for a progress bar.
-
-    Returns:
-        (distorted image, reference) -> score.
+    ``protocol``, ``seed``, ``crop_size`` and ``crops_at_once``: see :func:`score_pair`. New scores are added to
+    ``known``, which holds those of an earlier run. ``track`` wraps the pairs that are left, for a line of progress.
 
     Raises:
         InputError: nothing to score, missing files (all in one report), or images that the critic does not take.

@@ -65,13 +65,10 @@ def sfsn(sr: Tensor, hr: Tensor) -> dict[str, float]:
 
 
 def gray_square(image: Tensor) -> Array:
-    """Gray image of s x s pixels, s = min(height, width): 0.2989 R + 0.5870 G + 0.1140 B, antialiased bicubic.
+    """(3, H, W) RGB in [0, 1] -> (s, s) whole numbers in [0, 255], s = min(H, W).
 
-    Args:
-        image: (3, H, W) RGB in [0, 1].
-
-    Returns:
-        (s, s) whole numbers in [0, 255]; both steps round to 8 bits, as MATLAB's do.
+    Gray is 0.2989 R + 0.5870 G + 0.1140 B; the longer side is reduced by an antialiased bicubic filter. Both steps
+    round to 8 bits, as MATLAB's do.
     """
     weights = torch.tensor([0.2989, 0.5870, 0.1140], dtype=torch.float64).view(3, 1, 1)
     gray = (eight_bit(image) * weights).sum(0, keepdim=True)[None].round()
@@ -82,27 +79,14 @@ def gray_square(image: Tensor) -> Array:
 
 
 def high_band(side: int) -> NDArray[np.bool_]:
-    """Which DCT coefficients are high: row + column >= side - 1 - round(side / 2), counted from 0.
-
-    Args:
-        side: of the square image.
-
-    Returns:
-        (side, side) mask.
-    """
+    """Which of (side, side) DCT coefficients are high: row + column >= side - 1 - round(side / 2), counted from 0."""
     index = np.arange(side)
     # MATLAB rounds a half up, Python to even.
     return index[:, None] + index[None] >= side - 1 - (side + 1) // 2
 
 
 def split_bands(gray: Array) -> tuple[Array, Array]:
-    """Low and high band of a square image; their sum is the image.
-
-    Args:
-        gray: (s, s).
-
-    Returns:
-        Two arrays (s, s), not rounded.
+    """Low and high band of a square image (s, s), not rounded; their sum is the image.
 
     Raises:
         InstallError: scipy is missing.

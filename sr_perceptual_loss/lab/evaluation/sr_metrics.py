@@ -78,14 +78,7 @@ def psnr(sr: Tensor, hr: Tensor, *, border: int = 0, channel: str = "y") -> floa
 def ssim_8bit(sr: Tensor, hr: Tensor, *, border: int = 0, channel: str = "y") -> float:
     """SSIM with an 11x11 Gaussian window (1.5 pixels), valid positions, range 255; for RGB the mean over channels.
 
-    Args:
-        sr: SR (distorted) image, (3, H, W) RGB in [0, 1], which is rounded to 8 bits here; or uint8.
-        hr: reference image, same shape.
-        border: pixels left out on each side; the scale, by convention.
-        channel: ``y`` (BT.601 luma, studio range) or ``rgb``.
-
-    Returns:
-        The value, in [-1, 1]; 1 for equal images.
+    Arguments are those of :func:`psnr`. The value is in [-1, 1]; 1 for equal images.
 
     Raises:
         InputError: shapes that differ, no image, or less than 11x11 pixels inside the border.

@@ -21,22 +21,14 @@ PRIOR_SD = 3.0
 
 @dataclass(frozen=True)
 class Share:
-    """A share with what it is a share of.
+    """A share with what it is a share of."""
 
-    Attributes:
-        value: in [0, 1]; NaN where nothing could be counted.
-        count: number of cases.
-        ties: cases among them in which the critic or the people have no preference.
-        skipped: cases left out.
-        definition: what was counted, in one sentence.
-        per_content: reference content -> (sum over its cases, number of its cases), for intervals.
-    """
-
-    value: float
-    count: int
-    ties: int
-    skipped: int
-    definition: str
+    value: float  # in [0, 1]; NaN where nothing could be counted
+    count: int  # number of cases
+    ties: int  # cases among them in which the critic or the people have no preference
+    skipped: int  # cases left out
+    definition: str  # what was counted, in one sentence
+    # Reference content -> (sum over its cases, number of its cases), for intervals.
     per_content: dict[str, tuple[float, int]]
 
 
@@ -98,19 +90,10 @@ def win_rate(predictions: ArrayLike, scores: ArrayLike, contents: Sequence[str])
 
 
 def pairwise_accuracy(predictions: ArrayLike, scores: ArrayLike, contents: Sequence[str]) -> Share:
-    """Share of the pairs of versions of one reference that the critic orders as people do.
+    """Share of the pairs of versions of one reference that the critic orders as people do, over all references.
 
-    Args:
-        predictions: critic scores, (n,).
-        scores: opinion scores, (n,).
-        contents: reference content of each image, (n,).
-
-    Returns:
-        The share over all pairs of all references; a pair that the critic ties counts a half, pairs with equal opinions
-        are skipped.
-
-    Raises:
-        InputError: lengths that differ, or values that are not finite.
+    Arguments and errors are those of :func:`win_rate`. A pair that the critic ties counts a half. Pairs with equal
+    opinions are skipped.
     """
     ties, skipped = 0, 0
     per_content: dict[str, tuple[float, int]] = {}
@@ -139,17 +122,11 @@ def _by_content(
 
 @dataclass(frozen=True)
 class ThurstoneScores:
-    """Scores from votes; only differences are meaningful, so their mean is 0.
+    """Scores from votes; only differences are meaningful, so their mean is 0."""
 
-    Attributes:
-        scores: (n,), in units of the standard deviation of a difference: P(i preferred to j) = Phi(s_i - s_j).
-        low: lower ends of the 95 % intervals, (n,).
-        high: upper ends, (n,).
-    """
-
-    scores: Floats
-    low: Floats
-    high: Floats
+    scores: Floats  # (n,), in units of the standard deviation of a difference: P(i preferred to j) = Phi(s_i - s_j)
+    low: Floats  # lower ends of the 95 % intervals, (n,)
+    high: Floats  # upper ends, (n,)
 
 
 def thurstone(names: Sequence[str], choices: Sequence[tuple[int, int]]) -> ThurstoneScores:

@@ -14,7 +14,7 @@ from msgspec import Meta
 from sr_perceptual_loss.checks import as_path, nearest
 from sr_perceptual_loss.errors import InputError
 
-__all__ = ["CriticConfig", "TrainingConfig", "read_config"]
+__all__ = ["CriticConfig", "TrainingConfig", "parse_yaml", "read_config"]
 
 Count = Annotated[int, Meta(ge=1)]
 Side = Annotated[int, Meta(ge=8)]
@@ -182,14 +182,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConf
         InputError: the file is missing or not YAML, a key is unknown (with the nearest known one) or missing, or a
             value is not allowed.
     """
-    path = as_path(path)
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
-    content = _parsed(text, str(path))
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: got {type(content).__name__}, expected sections such as 'critic:' and 'data:'.")
+    content = parse_yaml(as_path(path))
     for override in overrides:
         _set(content, override)
     try:
@@ -198,6 +191,21 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConf
     except msgspec.ValidationError as error:
         cause = error.__cause__ if isinstance(error.__cause__, InputError) else None
         raise InputError(str(cause) if cause else _explained(str(error), content)) from None
+
+
+def parse_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a file.
+
+    Raises:
+        InputError: it cannot be read, is not YAML, or has no sections.
+    """
+    try:
+        content = _parsed(path.read_bytes(), str(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: got {type(content).__name__}, expected sections such as 'critic:' and 'data:'.")
+    return content
 
 
 class _Loader(yaml.SafeLoader):

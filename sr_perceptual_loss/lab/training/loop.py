@@ -141,8 +141,7 @@ class _Training:
         config, out = self.config, self.config.out
         if self.main:
             out.mkdir(parents=True, exist_ok=True)
-            for leftover in out.glob(".*.tmp"):  # of a run that was killed while it wrote
-                leftover.unlink()
+            run_folder.remove_leftovers(out)
             run_folder.write_config(config)
         self.accelerator.wait_for_everyone()
         if self.state is not None:

@@ -45,15 +45,9 @@ BACKBONES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
 
 
 def build_critic(config: CriticConfig, *, seed: int, precision: str = "fp32") -> Critic:
-    """A critic ready for training; random parts depend on the seed only, the global random state does not change.
+    """A critic on the CPU, ready for training; what is not trained requires no gradient.
 
-    Args:
-        config: network, start and what stays fixed.
-        seed: of random weights.
-        precision: "fp32" or "bf16".
-
-    Returns:
-        The critic on the CPU; parameters that are not trained require no gradient.
+    Random parts depend on the seed only; the global random state does not change. ``precision``: "fp32" or "bf16".
 
     Raises:
         InputError: the critic has no weights, an unknown constructor argument, or a freeze prefix without parameters.

@@ -18,11 +18,23 @@ from typing import Any
 import yaml
 
 from sr_perceptual_loss.errors import InputError
-from sr_perceptual_loss.lab.training.config import TrainingConfig
+from sr_perceptual_loss.lab.training.config import TrainingConfig, parse_yaml
+from sr_perceptual_loss.weights.file import atomic_path
 
-__all__ = ["History", "Progress", "check_same_run", "newest_state", "read_progress", "save_state", "write_config"]
+__all__ = [
+    "History",
+    "Progress",
+    "check_same_run",
+    "newest_state",
+    "read_progress",
+    "remove_leftovers",
+    "save_state",
+    "write_config",
+]
 
-_STEP = re.compile(r"step_(\d{8,})")
+_STEP = re.compile(r"step_\d{8,}")
+#: A state that was not finished, and the temporary files of `atomic_path`.
+_UNFINISHED = re.compile(r"\.step_\d{8,}\.tmp|\.(best\.safetensors|config\.yml|history\.jsonl)\.\d+-[0-9a-f]{8}\.tmp")
 #: Keys that may differ between a run and its continuation.
 _MAY_DIFFER = ("workers", "device", "log_every", "checkpoint")
 
@@ -81,9 +93,17 @@ def save_state(
             shutil.rmtree(target)
         temporary.replace(target)
         for old in folder.iterdir():
-            if old != target and (_STEP.fullmatch(old.name) or old.name.endswith(".tmp")):
+            if old != target and _STEP.fullmatch(old.name):
                 shutil.rmtree(old, ignore_errors=True)
+        remove_leftovers(out)
     wait()
+
+
+def remove_leftovers(out: Path) -> None:
+    """Remove what a run left that was killed while it wrote; files of other names stay."""
+    for path in (*out.glob(".*.tmp"), *(out / "checkpoints").glob(".*.tmp")):
+        if _UNFINISHED.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _flush(folder: Path) -> None:
@@ -103,14 +123,14 @@ def check_same_run(config: TrainingConfig) -> None:
     """Refuse to continue in the folder of another run.
 
     Raises:
-        InputError: naming the first key that differs.
+        InputError: naming the first key that differs, or the file if it cannot be read.
     """
     path = config.out / "config.yml"
     if not path.exists():
         return
-    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    before = parse_yaml(path)
     for key, value in config.as_dict().items():
-        if key not in _MAY_DIFFER and isinstance(before, dict) and before.get(key) != value:
+        if key not in _MAY_DIFFER and before.get(key) != value:
             raise InputError(
                 f"{config.out}: contains a run with another '{key}': {before.get(key)}, now {value}. Use another out, "
                 "or the same values."
@@ -118,9 +138,8 @@ def check_same_run(config: TrainingConfig) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 class History:
@@ -144,7 +163,7 @@ class History:
     def entries(self) -> list[dict[str, Any]]:
         """All complete entries."""
         entries = []
-        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ():
+        for line in self.path.read_text("utf-8", "replace").splitlines() if self.path.exists() else ():
             try:
                 entries.append(json.loads(line))
             except ValueError:

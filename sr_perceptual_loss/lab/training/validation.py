@@ -31,11 +31,7 @@ class ValidationItem:
 
 
 def validation_items(labels: LabelSet, limit: int | None) -> list[ValidationItem]:
-    """Rated images against their references; compared pairs where a set has votes only.
-
-    Args:
-        labels: validation contents.
-        limit: at most so many, evenly spaced; None for all.
+    """Rated images against their references, or the pairs of a set with votes only; ``limit`` of them, evenly spaced.
 
     Raises:
         InputError: fewer than two.
@@ -80,11 +76,7 @@ def validation_scores(
 
 
 def summarise(items: Sequence[ValidationItem], scores: Sequence[float]) -> dict[str, float]:
-    """Rank correlation over all items and as the mean over contents.
-
-    Args:
-        items: at least two.
-        scores: one each.
+    """Rank correlation over all items (two or more, with one score each), and as the mean over contents.
 
     Returns:
         ``srcc``, ``srcc_mean`` (without contents where either side is constant; NaN if that leaves none). Both are 0 if

@@ -7,6 +7,7 @@ import os
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,9 +151,21 @@ def test_refused_files(tmp_path, content, words):
     assert str(tmp_path / "a.png") in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("place", ["folder", "broken", "loop", "x" * 300])
+def test_large_photographs_are_read_without_a_warning_up_to_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 96 - 1)
+    photograph().save(tmp_path / "a.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_pixels(tmp_path / "a.png").shape == (64, 96, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 96 // 2 - 1)
+    with pytest.raises(InputError, match=r"a\.png.*6144 pixels"):
+        read_pixels(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("place", ["folder", "broken", "loop", "pipe", "x" * 300])
 def test_places_that_are_no_files(tmp_path, place):
     (tmp_path / "folder").mkdir()
+    getattr(os, "mkfifo", Path.touch)(tmp_path / "pipe")
     (tmp_path / "broken").symlink_to("nowhere")
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(InputError, match=place):

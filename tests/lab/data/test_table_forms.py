@@ -34,6 +34,9 @@ def read(root, content):
         COMMA.replace("1.5\n", "1.5,\n"),
         ",ref,dist,score\n0,r.png,a.png,1.5\n1,r.png,b.png,2.25\n",
         COMMA.replace("1.5", '"1,5"').replace("2.25", '"2,25"'),
+        "\ufeff\ufeff" + COMMA,
+        COMMA.replace("score\n", "score,no\tte\n").replace("5\n", "5,x\n"),
+        COMMA.replace("score\n", 'score,"a;b\t"\n').replace("5\n", "5,x\u2028\x85y\n"),
     ],
 )
 def test_forms_of_one_table(root, content):
@@ -44,6 +47,7 @@ def test_three_decimals_after_a_comma(root):
     """Beside semicolons, or beside a number that cannot have thousands, a comma is a decimal one."""
     assert read(root, "ref;dist;score\nr.png;a.png;1,520\n") == [1.52]
     assert read(root, "ref\tdist\tscore\nr.png\ta.png\t1,520\nr.png\tb.png\t0,5\n") == [1.52, 0.5]
+    assert read(root, "ref\tdist\tscore\nr.png\ta.png\t0,520\n") == [0.52]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +60,11 @@ def test_three_decimals_after_a_comma(root):
         (COMMA.replace("ref", "r\u00e9f").encode("latin-1"), ("UTF-8",)),
         (COMMA.encode("utf-16-le"), ("UTF-16",)),
         (b"PK\x03\x04 workbook", ("workbook",)),
-        (COMMA.replace(",", "|"), ("ref|dist|score",)),
+        (COMMA.replace(",", "|"), ("ref|dist|score", "semicolons")),
+        ("sep= \n" + COMMA.replace(",", " "), ("sep=", "semicolons")),
+        (COMMA.replace("1.5", "1_5"), ("line 2", "1_5")),
+        (COMMA + 'r.png,c.png,"1\n', ("line 4", "quote")),
+        (COMMA + "r.png,sub/../a.png,1\n", ("line 4", "a.png is repeated")),
     ],
 )
 def test_one_line_for_what_cannot_be_read(root, content, words):

@@ -7,7 +7,15 @@ import json
 import pytest
 
 from sr_perceptual_loss.errors import InputError
-from sr_perceptual_loss.lab.training.run_folder import History, Progress, newest_state, read_progress, save_state
+from sr_perceptual_loss.lab.training.config import read_config
+from sr_perceptual_loss.lab.training.run_folder import (
+    History,
+    Progress,
+    check_same_run,
+    newest_state,
+    read_progress,
+    save_state,
+)
 
 
 def write(out, step, content="x", fail=False):
@@ -38,6 +46,26 @@ def test_an_interrupted_write_leaves_the_state_before(tmp_path):
     assert len(list((tmp_path / "checkpoints").iterdir())) == 1
 
 
+def test_only_our_own_leftovers_are_removed(tmp_path):
+    ours = [".best.safetensors.12-0a1b2c3d.tmp", ".config.yml.7-ffffffff.tmp", "checkpoints/.step_00000003.tmp/x"]
+    users = [".notes.tmp", ".best.safetensors.tmp", "checkpoints/mine.tmp/x", "checkpoints/step_00000003_keep/x"]
+    for name in (*ours, *users):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    write(tmp_path, 5)
+    assert all((tmp_path / name).exists() for name in users) and not any((tmp_path / name).exists() for name in ours)
+
+
+@pytest.mark.parametrize("content", [b"out: [", b"\xff\xfe\x00", b"", b"- a\n", None])
+def test_a_damaged_record_of_the_run_is_named(tmp_path, content):
+    (tmp_path / "run").mkdir()
+    path = tmp_path / "run" / "config.yml"
+    path.mkdir() if content is None else path.write_bytes(content)
+    (tmp_path / "t.yml").write_text(f"out: {tmp_path}/run\ncritic: {{name: x}}\ndata: {{dataset: table, root: b}}\n")
+    with pytest.raises(InputError, match=r"config\.yml"):
+        check_same_run(read_config(tmp_path / "t.yml"))
+
+
 def test_steps_are_compared_as_numbers(tmp_path):
     for step in (99_999_999, 100_000_000):
         (tmp_path / "checkpoints" / f"step_{step:08d}").mkdir(parents=True)
@@ -59,8 +87,8 @@ def test_history_is_cut_back_and_survives_a_torn_line(tmp_path):
     history.cut_back(0)
     for step in (1, 2, 3):
         history.add(step, {"loss": step / 2})
-    with history.path.open("a") as file:
-        file.write('{"step": 4, "lo')
+    with history.path.open("ab") as file:
+        file.write(b'{"step": 4, "lo\xff')
     assert [e["step"] for e in history.entries()] == [1, 2, 3]
     history.cut_back(2)
     assert history.entries() == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 1.0}]
