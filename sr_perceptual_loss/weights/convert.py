@@ -14,7 +14,7 @@ from torch import Tensor
 from sr_perceptual_loss.checks import as_path, nearest
 from sr_perceptual_loss.errors import InputError, WeightsError
 from sr_perceptual_loss.weights.checkpoint import Remap, read_checkpoint, state_dict_in
-from sr_perceptual_loss.weights.file import existing_file, save, sha256_of
+from sr_perceptual_loss.weights.file import existing_file, save, sha256_of, unpack
 from sr_perceptual_loss.weights.manifest import AbsoluteCheckpoint, WeightsEntry, recognise
 from sr_perceptual_loss.weights.matching import COUNTER, Storable, Suggest, drop_aliases, load_state, stored_entries
 
@@ -56,7 +56,7 @@ def convert(
     Args:
         checkpoint: ``.pt``, ``.pth``, ``.ckpt``, ``.bin``, or a ``.safetensors`` file of another origin.
         critic: network of the right size; its weights are overwritten.
-        out: file to write.
+        out: file to write; an existing one must be an earlier conversion of the same checkpoint.
         key: dotted key of the checkpoint that holds the weights; by default they are searched (``state_dict_in``).
         remap: published key layout -> the critic's; by default ``critic.remap_official``.
         suggest: names the critic that a set of keys looks like, for the error message.
@@ -78,44 +78,49 @@ def convert(
             f"{path}: {source.known_by} {source.known.description}, which predicts absolute quality: with it, "
             f"'{name}' would not say how much better an image is than its reference. {to_warm_start}"
         )
-    state = {k: v for k, v in source.state.items() if k not in source.unused}
-    load_state(critic, state, source.name, suggest, f" {to_warm_start}" if critic.card.relative else "")
-    origin = (entry.origin if entry else "") or source.by_user
-    sha256 = save(critic, out, origin=origin, source_sha256=source.sha256, **_facts(entry))
-    dropped = source.unused | {k for k in source.published if k not in source.state and k.startswith(critic.unused)}
-    entries = len(stored_entries(critic))
-    return ConversionReport(out, sha256, entries, source.wrapper, source.sha256, source.others, tuple(sorted(dropped)))
+    load_state(critic, source.state, source.name, suggest, f" {to_warm_start}" if critic.card.relative else "")
+    return source.report(out, critic, origin=(entry.origin if entry else "") or source.by_user, **_facts(entry))
 
 
 class _Source:
     """A checkpoint, read for a critic."""
 
     def __init__(self, path: Path, critic: Storable, key: str | None, remap: Remap | None = None) -> None:
-        content = read_checkpoint(path)
+        content, remap = read_checkpoint(path), remap or critic.remap_official
         self.sha256 = sha256_of(path)
         self.known: AbsoluteCheckpoint | None = recognise(path.name, self.sha256)
-        self.by_user = f"converted from {path.name}, SHA-256 {self.sha256}, as given by the user"
         self.known_by = "is" if self.known and f"-{self.sha256[:8]}." in self.known.filename else "has the name of"
-        remap = remap or critic.remap_official
-        found = state_dict_in(content, path, stored_entries(critic), key=key, remap=remap)
-        self.published, self.wrapper, self.others = found.state, found.taken, found.others
-        also = f"; for --key also: {', '.join(found.others)}" if found.others else ""
-        self.name = f"{path} [{self.wrapper}{also}]" if self.wrapper or also else str(path)
-        # Also dropped before the remapping, since the aliases may exist in the published layout only.
-        self.state = remap(drop_aliases(self.published, critic.aliases, self.name))
-        expected = critic.state_dict()
-        self.unused = {k for k in self.state if k not in expected and k.startswith(critic.unused)}
+        self.by_user = f"converted from {path.name}, SHA-256 {self.sha256}, as given by the user"
+        self.found = state_dict_in(content, path, stored_entries(critic), key=key, remap=remap)
+        also = f"; for --key also: {', '.join(self.found.others)}" if self.found.others else ""
+        self.name = f"{path} [{self.found.key}{also}]" if self.found.key or also else str(path)
+        # Aliases are dropped before the remapping too, since they may exist in the published layout only.
+        state = remap(drop_aliases(self.found.state, critic.aliases, self.name))
+        used = critic.state_dict()
+        self.dropped = {k for k in (*self.found.state, *state) if k not in used and k.startswith(critic.unused)}
+        self.state = {k: v for k, v in state.items() if k not in self.dropped}
+
+    def report(self, out: Path, critic: Storable, random: tuple[str, ...] = (), **header: Any) -> ConversionReport:
+        """Save the critic and say what it was made of; a file that is not of the same checkpoint is never replaced."""
+        if out.is_file() and not self._is_source_of(out):
+            raise WeightsError(
+                f"{out}: exists, and is no conversion of this file. Remove it, or name another: --out FILE"
+            )
+        sha256 = save(critic, out, source_sha256=self.sha256, **header)
+        entries, dropped = len(stored_entries(critic)), tuple(sorted(self.dropped))
+        return ConversionReport(out, sha256, entries, self.found.key, self.sha256, self.found.others, dropped, random)
+
+    def _is_source_of(self, file: Path) -> bool:
+        try:
+            return unpack(file)[0].get("srpl.source_sha256") == self.sha256
+        except WeightsError:
+            return False
 
 
 def _facts(source: WeightsEntry | AbsoluteCheckpoint | None) -> dict[str, Any]:
     if source is None:
         return {}
     return {name: getattr(source, name) for name in ("training_data", "licence", "commercial_use")}
-
-
-def _parts_of(critic: Storable) -> set[str]:
-    """Names of the critic's direct parts, the first words of its entries."""
-    return {key.partition(".")[0] for key in critic.state_dict() if "." in key}
 
 
 def is_warm_start(metadata: Mapping[str, str]) -> bool:
@@ -142,7 +147,7 @@ def warm_start(
         checkpoint: checkpoint of an absolute metric that shares layers with the critic.
         build: creates the critic; called with a seeded CPU random generator, which is restored afterwards.
         out: file to write, ``.safetensors``.
-        key: dotted key of the checkpoint that holds the weights; by default they are searched (``state_dict_in``).
+        key: as in :func:`convert`, like ``suggest``.
         backbones: part of the critic (``vit``) -> file with a plain state dict for it, as timm publishes them.
         seed: seed of the random entries.
         suggest: names the critic that a set of keys looks like, for the error message.
@@ -164,12 +169,13 @@ def warm_start(
             "relative one, such as rqi_maniqa. Convert its checkpoint without a warm start."
         )
     source, expected = _Source(path, critic, key), stored_entries(critic)
-    state = {k: v for k, v in source.state.items() if k not in source.unused}
+    state = dict(source.state)
     if not state.keys() & expected.keys():
         raise WeightsError(f"{source.name}: shares no entry with the critic '{critic.card.name}'.")
+    parts = {name.partition(".")[0] for name in expected if "." in name}
     for part, file in backbones.items():
-        if part not in _parts_of(critic):
-            raise InputError(f"backbone: '{part}' is no part of {critic.card.name}.{nearest(part, _parts_of(critic))}")
+        if part not in parts:
+            raise InputError(f"backbone: '{part}' is no part of {critic.card.name}.{nearest(part, parts)}")
         if any(k.startswith(f"{part}.") for k in state):
             raise InputError(f"backbone: {source.name} has its own '{part}'; leave --backbone {part}=... out.")
         state |= _backbone(existing_file(file), part, expected, critic.unused)
@@ -177,15 +183,14 @@ def warm_start(
     load_state(critic, {**expected, **state}, " + ".join([source.name, *map(str, backbones.values())]), suggest)
     named = f"{source.known_by} {source.known.description}: " if source.known else ""
     added = [f"{part} from {Path(file).name}" for part, file in backbones.items()]
-    sha256 = save(
-        critic,
+    return source.report(
         out,
+        critic,
+        random,
         training=MUST_BE_TRAINED + (f"; random (seed {seed}): {summary(random)}" if random else ""),
         origin="; ".join([f"{named}{source.by_user}", *added]),
-        source_sha256=source.sha256,
         **_facts(source.known),
     )
-    return ConversionReport(out, sha256, len(expected), source.wrapper, source.sha256, source.others, random=random)
 
 
 def _backbone(path: Path, part: str, expected: Mapping[str, Tensor], unused: tuple[str, ...]) -> dict[str, Tensor]:

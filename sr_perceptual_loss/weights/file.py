@@ -32,27 +32,26 @@ __all__ = ["WeightsFile", "atomic_path", "existing_file", "load_weights", "read"
 
 SUFFIX = ".safetensors"
 FORMAT = "1"
+#: How texts begin that are saved in place of weights -> what they are, and the cure.
+_TEXTS = {
+    (b"<!doctype", b"<html", b"<head", b"<?xml", b"<script"): "a web page (HTML), an error or login page that was "
+    "saved instead of the file. Download the file itself (on the hub: the /resolve/ address, not /blob/).",
+    (b"version https://git-lfs",): "a pointer of Git LFS, not the file that it stands for. Get it: git lfs pull",
+    (b"{",): "JSON text, such as the index of a checkpoint in several files; expected one file with all weights. Join "
+    "its parts with safetensors.torch: save_file({k: v for part in PARTS for k, v in load_file(part).items()}, FILE).",
+}
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A weights file in memory.
-
-    Attributes:
-        path: where it was read from.
-        critic: name of the critic it belongs to.
-        config: constructor arguments of that critic.
-        state: entries of its state dict, without aliases.
-        metadata: the whole header, with keys ``srpl.*``.
-        sha256: SHA-256 of the file.
-    """
+    """A weights file in memory."""
 
     path: Path
-    critic: str
-    config: dict[str, Any]
-    state: dict[str, Tensor]
-    metadata: dict[str, str]
-    sha256: str
+    critic: str  # its name
+    config: dict[str, Any]  # its constructor's arguments
+    state: dict[str, Tensor]  # its state dict, without aliases
+    metadata: dict[str, str]  # the whole header, with keys ``srpl.*``
+    sha256: str  # of the file
 
 
 def read(path: str | Path) -> WeightsFile:
@@ -99,7 +98,7 @@ def unpack(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             raise WeightsError(f"{path}: safetensors opens only names in UTF-8: rename it and its folders.") from None
         raise WeightsError(
             f"{path}: is not a whole safetensors file ({error}): truncated, damaged, or another format under this "
-            "name. Delete it and fetch or convert it again."
+            "name. If torch.save wrote it, rename it to .pth and convert it; else get it again."
         ) from None
 
 
@@ -156,13 +155,9 @@ def first_bytes(path: Path) -> bytes:
     if not head:
         raise WeightsError(f"{path}: is empty (0 bytes), probably an interrupted download or copy. Get it again.")
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<script")):
-        raise WeightsError(
-            f"{path}: is a web page (HTML), an error or login page that was saved instead of the file. Download the "
-            "file itself (on the hub: the /resolve/ address, not /blob/)."
-        )
-    if start.startswith(b"version https://git-lfs"):
-        raise WeightsError(f"{path}: is a pointer of Git LFS, not the file that it stands for. Get it: git lfs pull")
+    for starts, what in _TEXTS.items():
+        if start.startswith(starts) and b"\0" not in head:  # files of tensors have zeros in their first bytes
+            raise WeightsError(f"{path}: is {what}")
     return head
 
 

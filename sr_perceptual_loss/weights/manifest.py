@@ -13,32 +13,20 @@ COMMERCIAL_USE: Mapping[bool | None, str] = {True: "yes", False: "no", None: "un
 
 @dataclass(frozen=True)
 class WeightsEntry:
-    """One published weights file of a critic.
+    """One published weights file of a critic."""
 
-    Attributes:
-        tag: value of ``weights=`` that selects it, for instance ``official``.
-        repo_id: Hugging Face repository; empty for a file that is part of this package.
-        filename: file in the repository, or in the folder ``sr_perceptual_loss``.
-        revision: commit to download; a branch name is resolved to a commit at first use and pinned in the lock file.
-        sha256: full SHA-256 of the published file; empty if its authors publish none (then the hash that the hub states
-            is verified, and pinned in the lock file at first use).
-        bytes: size of the published file.
-        licence: licence of the weights; empty, or a text that begins with "not stated", if none is stated.
-        training_data: data that they were trained on.
-        origin: who made them, in one sentence.
-        commercial_use: True, False, or None if it is not stated.
-    """
-
-    tag: str
-    repo_id: str
-    filename: str
-    revision: str
+    tag: str  # value of ``weights=`` that selects it, for instance ``official``
+    repo_id: str  # Hugging Face repository, or "torchvision"; empty for a file that is part of this package
+    filename: str  # file in the repository, or in the folder ``sr_perceptual_loss``
+    revision: str  # commit to download; a branch name is resolved at first use, and the commit pinned in the lock file
+    # Of the published file; empty if its authors publish none. Then the hash that the hub states is verified, and
+    # pinned in the lock file at first use.
     sha256: str
-    bytes: int
-    licence: str
-    training_data: str
-    origin: str
-    commercial_use: bool | None
+    bytes: int  # size of the published file
+    licence: str  # of the weights; empty, or a text that begins with "not stated", if none is stated
+    training_data: str  # what they were trained on
+    origin: str  # who made them, in one sentence
+    commercial_use: bool | None  # None if it is not stated
 
     @property
     def bundled(self) -> bool:
@@ -46,8 +34,15 @@ class WeightsEntry:
         return not self.repo_id
 
     @property
+    def of_torchvision(self) -> bool:
+        """Whether torchvision publishes it; ``torch.hub`` downloads such files, and keeps them in a folder."""
+        return self.repo_id == "torchvision"
+
+    @property
     def url(self) -> str:
         """Address of the file; empty for a bundled one."""
+        if self.of_torchvision:
+            return f"https://download.pytorch.org/models/{self.filename}"
         return "" if self.bundled else f"https://huggingface.co/{self.repo_id}/resolve/{self.revision}/{self.filename}"
 
 

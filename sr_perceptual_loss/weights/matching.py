@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -21,21 +21,10 @@ Suggest = Callable[[Collection[str]], "str | None"]
 class Storable(Protocol):
     """The part of ``critics.base.Critic`` that ``weights`` needs, since ``weights`` does not import ``critics``."""
 
-    @property
-    def card(self) -> Any:
-        """Its ``name``, and ``relative``: whether it predicts differences of quality."""
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Its constructor's arguments."""
-
-    @property
-    def aliases(self) -> tuple[tuple[str, str], ...]:
-        """(duplicate prefix, kept prefix) pairs."""
-
-    @property
-    def unused(self) -> tuple[str, ...]:
-        """Prefixes of published entries that never influence the score."""
+    card: Any  # its `name`, and `relative`: whether it predicts differences of quality
+    config: dict[str, Any]  # its constructor's arguments
+    aliases: ClassVar[tuple[tuple[str, str], ...]]  # (duplicate prefix, kept prefix) pairs
+    unused: ClassVar[tuple[str, ...]]  # prefixes of published entries that never influence the score
 
     @staticmethod
     def remap_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import os
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -14,18 +14,7 @@ from sr_perceptual_loss.errors import InputError, WeightsError
 from sr_perceptual_loss.weights.file import SUFFIX, atomic_path
 from sr_perceptual_loss.weights.manifest import WeightsEntry
 
-__all__ = [
-    "BY_USER",
-    "Pin",
-    "compare",
-    "home",
-    "known_hash",
-    "on_this_machine",
-    "origin",
-    "pin_of",
-    "place",
-    "write_pin",
-]
+__all__ = ["Pin", "compare", "home", "known_hash", "on_this_machine", "origin", "pin_of", "place", "write_pin"]
 
 PINS = "weights.lock.json"
 #: Origin of a file whose source was compared with no published hash.
@@ -79,7 +68,7 @@ def on_this_machine(name: str, entry: WeightsEntry) -> bool:
     return _is_file(place(name, entry))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Pin:
     """One published file as it was at its first download; an entry of ``weights.lock.json``."""
 
@@ -106,18 +95,14 @@ def _pins() -> dict[str, Pin]:
         ) from None
 
 
-def _key(name: str, entry: WeightsEntry) -> str:
-    return f"{name}-{entry.tag}"
-
-
 def pin_of(name: str, entry: WeightsEntry) -> Pin | None:
     """The record of a published file; None if there is none."""
-    return _pins().get(_key(name, entry))
+    return _pins().get(place(name, entry).stem)
 
 
 def write_pin(name: str, entry: WeightsEntry, pin: Pin) -> None:
     """Add or replace a record."""
-    pins = {key: dataclasses.asdict(value) for key, value in {**_pins(), _key(name, entry): pin}.items()}
+    pins = {key: asdict(value) for key, value in {**_pins(), place(name, entry).stem: pin}.items()}
     with atomic_path(home() / PINS) as temporary:
         temporary.write_text(json.dumps({"format": 1, "weights": pins}, indent=2, sort_keys=True) + "\n", "utf-8")
 
@@ -132,9 +117,10 @@ def compare(name: str, entry: WeightsEntry, sha256: str, what: str, pin: Pin | N
             f"package, or convert it to another path: srpl convert FILE --critic {name} --out MINE{SUFFIX}"
         )
     if pin and sha256 != pin.sha256:
+        file = place(name, entry)
         raise WeightsError(
             f"{start} machine pinned {pin.sha256} at first use ({pin.time}). {end} you trust the new one, remove the "
-            f"entry '{_key(name, entry)}' from {home() / PINS}, delete {place(name, entry)} and try again."
+            f"entry '{file.stem}' from {home() / PINS}, delete {file} and try again."
         )
 
 

@@ -16,41 +16,19 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
+import torch
+
 from sr_perceptual_loss.checks import nearest
 from sr_perceptual_loss.errors import InputError, WeightsError
+from sr_perceptual_loss.weights import records
 from sr_perceptual_loss.weights.checkpoint import Remap
 from sr_perceptual_loss.weights.convert import ConversionReport, convert
 from sr_perceptual_loss.weights.file import existing_file, read, sha256_of
 from sr_perceptual_loss.weights.manifest import COMMERCIAL_USE, WeightsEntry
 from sr_perceptual_loss.weights.matching import Storable, Suggest, load_state
-from sr_perceptual_loss.weights.records import (
-    BY_USER,
-    Pin,
-    compare,
-    home,
-    known_hash,
-    on_this_machine,
-    origin,
-    pin_of,
-    place,
-    write_pin,
-)
+from sr_perceptual_loss.weights.records import Pin, home, on_this_machine, pin_of, place
 
-__all__ = [
-    "BY_USER",
-    "entry_of",
-    "fetch",
-    "home",
-    "install",
-    "known_hash",
-    "load_state",
-    "locate",
-    "on_this_machine",
-    "origin",
-    "place",
-    "published",
-    "read",
-]
+__all__ = ["entry_of", "fetch", "install", "load_state", "locate", "published", "read"]
 
 logger = logging.getLogger("sr_perceptual_loss")
 
@@ -104,7 +82,8 @@ def locate(name: str, entries: Entries, weights: str | Path, *, remap: Remap, bu
         raise WeightsError(f"{name}: weights: got {weights!r}, expected 'local', a tag, a path, or None.")
     tag = weights if isinstance(weights, str) else ""
     entry = entry_of(name, entries, next(iter(entries), "")) if tag == "local" else entries.get(tag)
-    if entry and tag == "local" and not entry.bundled and not on_this_machine(name, entry):
+    here = entry and (entry.bundled or on_this_machine(name, entry) or _in_torch_hub(entry).is_file())
+    if entry and tag == "local" and not here:
         raise WeightsError(
             f"{_absent(name, entry, 'are not on this machine, and weights=local never downloads')} To download them "
             f"once: srpl fetch {name} (YAML: weights: {entry.tag}). weights: None means random weights, whose scores "
@@ -145,24 +124,26 @@ def fetch(name: str, entry: WeightsEntry, *, remap: Remap, build: Build, progres
     """
     _check_licence(f"{name}: the weights '{entry.tag}'", entry.licence, COMMERCIAL_USE[entry.commercial_use])
     if entry.bundled or on_this_machine(name, entry):
-        if origin(name, entry) == BY_USER:
-            logger.warning("%s: weights '%s' are %s (%s)", name, entry.tag, BY_USER, place(name, entry))
+        if records.origin(name, entry) == records.BY_USER:
+            logger.warning("%s: weights '%s' are %s (%s)", name, entry.tag, records.BY_USER, place(name, entry))
         return _verified(name, entry)
     with _workspace() as folder:
         if on_this_machine(name, entry):  # another process has fetched it in the meantime
             return _verified(name, entry)
-        pin = pin_of(name, entry)
-        # Read at every call, since huggingface_hub reads these variables only when it is imported.
-        for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-            if os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE"):
-                raise WeightsError(_absent(name, entry, f"could not be downloaded ({variable} is set)"))
-        (progress or logger.warning)(f"{name}: downloading {_description(entry)}")
-        checkpoint, commit = _download(name, entry, pin, folder)
+        pin, commit, checkpoint = pin_of(name, entry), "", _in_torch_hub(entry)
+        if not checkpoint.is_file():
+            # Read at every call, since huggingface_hub reads these variables only when it is imported.
+            for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+                if os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE"):
+                    raise WeightsError(_absent(name, entry, f"could not be downloaded ({variable} is set)"))
+            (progress or logger.warning)(f"{name}: downloading {_description(entry)}")
+            checkpoint, commit = _download(name, entry, pin, folder)
+        records.compare(name, entry, sha256_of(checkpoint), f"{checkpoint} of {entry.url}", pin)
         report = convert(checkpoint, build(), folder / "converted.safetensors", remap=remap, entry=entry)
         report = _pin_and_move(name, entry, checkpoint, commit, report)
         (progress or logger.info)(
             f"{name}: wrote {report.out} ({report.entries} entries, SHA-256 {report.sha256}), converted from the file "
-            f"with SHA-256 {report.source_sha256} at commit {commit}"
+            f"with SHA-256 {report.source_sha256}{commit and f' at commit {commit}'}"
         )
     return _verified(name, entry)
 
@@ -181,8 +162,8 @@ def install(
     path = existing_file(path)
     with _workspace() as folder:
         pin = pin_of(name, entry)
-        compare(name, entry, sha256_of(path), path.name, pin)
-        facts = entry if known_hash(name, entry) else dataclasses.replace(entry, origin="")
+        records.compare(name, entry, sha256_of(path), path.name, pin)
+        facts = entry if records.known_hash(name, entry) else dataclasses.replace(entry, origin="")
         report = convert(path, critic, folder / "converted.safetensors", key=key, suggest=suggest, entry=facts)
         return _pin_and_move(name, entry, path, pin.revision if pin else "", report)
 
@@ -191,7 +172,7 @@ def published(name: str, entries: Entries, path: Path) -> WeightsEntry | None:
     """The entry that a file is by its hash, or by its name where no hash of the published file is known."""
     sha256, own = sha256_of(path), [entry for entry in entries.values() if not entry.bundled]
     by_name = [entry for entry in own if Path(entry.filename).name == path.name]
-    return next((entry for entry in own if known_hash(name, entry) == sha256), by_name[0] if by_name else None)
+    return next((entry for entry in own if records.known_hash(name, entry) == sha256), by_name[0] if by_name else None)
 
 
 @contextlib.contextmanager
@@ -215,6 +196,11 @@ def _workspace() -> Iterator[Path]:
         ) from error
 
 
+def _in_torch_hub(entry: WeightsEntry) -> Path:
+    """Where torch keeps a file of torchvision; for any other entry its folder, which is no file."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / (entry.filename if entry.of_torchvision else "")
+
+
 def _download(name: str, entry: WeightsEntry, pin: Pin | None, folder: Path) -> tuple[Path, str]:
     """The downloaded file and its commit; the only network access for weights."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
@@ -222,10 +208,13 @@ def _download(name: str, entry: WeightsEntry, pin: Pin | None, folder: Path) -> 
     # A branch in the manifest stands for the commit of the first download on this machine.
     revision = pin.revision if pin and pin.revision and len(entry.revision) != 40 else entry.revision
     try:
+        if entry.of_torchvision:
+            torch.hub.download_url_to_file(entry.url, str(folder / entry.filename), progress=False)
+            return folder / entry.filename, ""
         stated = get_hf_file_metadata(hf_hub_url(entry.repo_id, entry.filename, revision=revision))
         commit, etag = stated.commit_hash or revision, stated.etag or ""
         if len(etag) == 64:  # for large files the hub states the SHA-256, for small ones another hash
-            compare(name, entry, etag, f"{entry.repo_id} on the hub", pin)
+            records.compare(name, entry, etag, f"{entry.repo_id} on the hub", pin)
         checkpoint = Path(hf_hub_download(entry.repo_id, entry.filename, revision=commit, local_dir=folder))
     except WeightsError:
         raise
@@ -238,7 +227,6 @@ def _download(name: str, entry: WeightsEntry, pin: Pin | None, folder: Path) -> 
             f"{name}: the download of {entry.url} is damaged: got SHA-256 {sha256}, the hub stated {etag}. It was "
             f"deleted; try again: srpl fetch {name}"
         )
-    compare(name, entry, sha256, f"the download of {entry.url}", pin)
     return checkpoint, commit
 
 
@@ -249,30 +237,24 @@ def _pin_and_move(
     target, size = place(name, entry), checkpoint.stat().st_size
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     source = entry.repo_id, entry.filename, commit, report.source_sha256, size
-    write_pin(name, entry, Pin(*source, now, target.name, report.sha256))
+    records.write_pin(name, entry, Pin(*source, now, target.name, report.sha256))
     report.out.replace(target)
     return dataclasses.replace(report, out=target)
 
 
 def _verified(name: str, entry: WeightsEntry) -> Path:
     """Path of the file of an entry; its hash must be that of the manifest or the recorded one, if there is a record."""
-    path = place(name, entry)
-    if entry.bundled:
-        got = sha256_of(path) if path.is_file() else "no file"
-        if got != entry.sha256:
-            raise WeightsError(
-                f"{path}: got {got}, expected the file with SHA-256 {entry.sha256}, which is part of the package: "
-                "install the package again (pip install --force-reinstall --no-deps sr_perceptual_loss)."
-            )
-        return path
-    pin = pin_of(name, entry)
-    if pin:
-        compare(name, entry, pin.sha256, f"the source of {path}", None)
-        if sha256_of(path) != pin.file_sha256:
-            raise WeightsError(
-                f"{path}: got SHA-256 {sha256_of(path)}, expected {pin.file_sha256}: the file was damaged or replaced. "
-                f"Delete it and fetch it again (srpl fetch {name}), or give your file by its path."
-            )
+    path, expected = place(name, entry), entry.sha256
+    cure = "install the package again (pip install --force-reinstall --no-deps sr_perceptual_loss)"
+    if not entry.bundled:
+        pin = pin_of(name, entry)
+        if not pin:
+            return path
+        records.compare(name, entry, pin.sha256, f"the source of {path}", None)
+        expected, cure = pin.file_sha256, f"delete it and fetch it again (srpl fetch {name}), or give yours by its path"
+    got = sha256_of(path) if path.is_file() else "no file"
+    if got != expected:
+        raise WeightsError(f"{path}: got SHA-256 {got}, expected {expected}: it was damaged or replaced; {cure}.")
     return path
 
 
@@ -300,8 +282,9 @@ def _description(entry: WeightsEntry) -> str:
 
 def _absent(name: str, entry: WeightsEntry, why: str) -> str:
     """Message about missing weights: address, size, licence and how to install them by hand."""
+    also = f", or put it at {_in_torch_hub(entry)}" if entry.of_torchvision else ""
     return (
         f"{name}: the weights '{entry.tag}' {why}. Published at {_description(entry)}. By hand: download it on any "
         f"machine, then run srpl convert {entry.filename} --critic {name}, which puts it at {place(name, entry)}; copy "
-        "that file to a machine without network."
+        f"that file to a machine without network{also}."
     )

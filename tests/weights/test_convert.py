@@ -151,6 +151,28 @@ def test_damaged_checkpoints(small, checkpoint, tmp_path, content, words):
         convert(checkpoint, small, tmp_path / "out.safetensors")
 
 
+def test_a_changed_byte_is_found(small, small_class, checkpoint, tmp_path):
+    """Also within the values, where torch does not look."""
+    content = bytearray(checkpoint.read_bytes())
+    content[content.find(small.body[0].weight.detach().numpy().tobytes())] ^= 1
+    checkpoint.write_bytes(content)
+    torch.load(checkpoint, weights_only=True)
+    with pytest.raises(WeightsError, match=r"checksum of .*data.*damaged"):
+        convert(checkpoint, small_class(), tmp_path / "out.safetensors")
+
+
+def test_only_a_conversion_of_the_same_checkpoint_is_replaced(small, small_class, as_published, checkpoint, tmp_path):
+    out, other = tmp_path / "out.safetensors", tmp_path / "other.safetensors"
+    convert(checkpoint, small_class(), out)
+    convert(checkpoint, small_class(), out)
+    save_file({k: v.clone() for k, v in as_published(small_class()).items()}, other)
+    before = other.read_bytes(), out.read_bytes()
+    for source, target in ((other, out), (other, other), (checkpoint, other)):
+        with pytest.raises(WeightsError, match=rf"{target.name}: exists"):
+            convert(source, small_class(), target)
+    assert (other.read_bytes(), out.read_bytes()) == before
+
+
 def test_missing_file_and_folder(small, tmp_path):
     with pytest.raises(WeightsError, match="no such file"):
         convert(tmp_path / "none.pt", small, tmp_path / "out.safetensors")
@@ -162,9 +184,10 @@ def test_missing_file_and_folder(small, tmp_path):
     ("content", "words"),
     [
         (torch.zeros(3), "holds: Tensor"),
-        ({"epoch": 3, "params": {"a": 1}}, r"holds: epoch, params\).*--key KEY"),
+        ({"epoch": 3, "params": {"a": 1}}, r"holds: epoch, params\..*--key KEY"),
         ({}, "holds: nothing"),
         ({"epoch": 3, "net": {"a": torch.zeros(1)}}, r"\[net\].*1 extra: a"),
+        ({f"{n}.body.{n}.{k}": torch.ones(n + 1) for n in (0, 1) for k in ("bias", "w", "v", "u")}, "does not fit"),
     ],
 )
 def test_no_state_dict_inside(small, tmp_path, content, words):
@@ -214,6 +237,9 @@ TAKEN = {
     "gan": (lambda s, r: {"netG": {"w": torch.ones(9)}, "netG_ema": {"w": torch.ones(9)}, "netD": s}, "netD"),
     "same_twice": (lambda s, r: {"last": s, "model": {k: v.clone() for k, v in s.items()}}, "last"),
     "list": (lambda s, r: [3, {"x": s}], "1.x"),
+    "named_moments": (lambda s, r: {"model": s, "optimizer": {"exp_avg": r, "exp_avg_sq": r}}, "model"),
+    "named_gradients": (lambda s, r: {"model": s, "avg_grads": r}, "model"),
+    "shadow_and_backup": (lambda s, r: {"ema": {"shadow": s, "backup": r}}, "ema.shadow"),
 }
 
 
@@ -249,6 +275,7 @@ def test_other_floats_views_and_the_older_format(small, small_class, as_publishe
         (lambda s, r: {"ema_0.9": r, "ema_0.99": s}, "'ema_0.9', 'ema_0.99'"),
         (lambda s, r: {**s, "model": r}, "'', 'model'"),
         (lambda s, r: {"_orig_mod": r, "module": s}, "trunk.0.weight"),
+        (lambda s, r: {**r, **add("ema_", s)}, r"state dict of their own\.$"),
         (lambda s, r: {"model": r, "ema": {"shadow_params": [*s.values()]}}, "ema.shadow_params.*--key 'model'"),
         (lambda s, r: {"model": r, "model_ema": {k.replace(".", ""): v for k, v in s.items()}}, "model_ema.*'model'"),
         (

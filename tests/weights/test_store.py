@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sr_perceptual_loss.errors import InputError, WeightsError
-from sr_perceptual_loss.weights import save_weights, store
+from sr_perceptual_loss.weights import records, save_weights, store
 
 LEVEL = "SRPL_REQUIRE_LICENCE"
 
@@ -31,16 +31,16 @@ def test_home_is_read_at_call_time(monkeypatch, tmp_path, variables, expected):
     monkeypatch.setenv("HOME", str(tmp_path))
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert str(store.home()) == expected.format(home=tmp_path)
+    assert str(records.home()) == expected.format(home=tmp_path)
 
 
 def test_relative_home_stays_where_it_was_first(monkeypatch, tmp_path):
     monkeypatch.setenv("SRPL_HOME", f"rel-{tmp_path.name}")
     monkeypatch.chdir(tmp_path)
-    first = store.home()
+    first = records.home()
     (tmp_path / "run").mkdir()
     monkeypatch.chdir(tmp_path / "run")
-    assert store.home() == first == tmp_path / f"rel-{tmp_path.name}"
+    assert records.home() == first == tmp_path / f"rel-{tmp_path.name}"
 
 
 def test_homes_that_cannot_be(monkeypatch, tmp_path, locate):
@@ -65,7 +65,7 @@ def test_bundled_file_needs_no_store_and_is_verified(store_home, locate, small, 
         entry, tag="b", repo_id="", filename="weights/bundled/small.safetensors", sha256=sha256
     )
     assert locate("local", {"b": bundled}) == locate("b", {"b": bundled}) == path
-    assert (bundled.url, store.on_this_machine("small", bundled)) == ("", True)
+    assert (bundled.url, records.on_this_machine("small", bundled)) == ("", True)
     with pytest.raises(WeightsError, match=f"{sha256}.*{'0' * 64}"):
         locate("local", {"b": dataclasses.replace(bundled, sha256="0" * 64)})
     path.unlink()
@@ -79,12 +79,12 @@ def test_origin_of_a_file_is_told(store_home, locate, hub, small, entry, caplog)
     path = store_home / "weights" / "small-official.safetensors"
     save_weights(small, path)
     locate("local")
-    assert store.origin("small", entry) == store.BY_USER and store.BY_USER in caplog.text
+    assert records.origin("small", entry) == records.BY_USER and records.BY_USER in caplog.text
     path.unlink()
     caplog.clear()
     locate("official")
     locate("local")
-    assert "SHA-256" in store.origin("small", entry) and store.BY_USER not in caplog.text
+    assert "SHA-256" in records.origin("small", entry) and records.BY_USER not in caplog.text
 
 
 @pytest.mark.fault(52)

@@ -217,6 +217,7 @@ def test_warm_start_is_not_offered_where_it_would_not_help(maniqa, tmp_path):
         (lambda s: s | {"conv1.bias": torch.full((16,), torch.nan)}, "NaN or infinity"),
         (lambda s: {"other.weight": torch.zeros(1)}, "shares no entry with the critic 'rqi_maniqa'"),
         (lambda s: s | {"swintransformer1.layers.0.blocks.1.attn_mask": torch.ones(1, 16, 16)}, "attn_mask"),
+        (lambda s: s | {"swintransformer1.layers.0.blocks.1.attn_mask": torch.tensor(1.0)}, "attn_mask"),
     ],
 )
 def test_what_does_not_fit_is_an_error(maniqa, tmp_path, change, words):

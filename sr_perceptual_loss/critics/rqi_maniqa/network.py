@@ -319,7 +319,8 @@ class RQIManiqa(Critic):
             if key.endswith(".relative_position_index"):
                 expected = relative_position_index()
             elif key.endswith(".attn_mask"):
-                expected = shifted_window_mask(WINDOW * math.isqrt(len(value)))
+                windows = value.shape[0] if value.dim() else 0
+                expected = shifted_window_mask(WINDOW * math.isqrt(windows))
             else:
                 continue
             if value.shape != expected.shape or not torch.equal(value.to("cpu", expected.dtype), expected):
