@@ -49,7 +49,8 @@ def run(basicsr_args: Sequence[str], imports: Sequence[str] = (), script: str | 
     """
     if script is not None and not Path(script).is_file():
         raise InputError(f"--script {script}: no such file.")
-    arguments = list(basicsr_args)
+    # BasicSR leaves 1e-4 and -1 as text there; with a tag it makes numbers of them.
+    arguments = [re.sub(r"=(-[\d.]+|[-+]?[\d.]+[eE][-+]?\d+)$", r"=!!float\1", argument) for argument in basicsr_args]
     file = _option_file(arguments)
     if file is not None and not file.is_file():
         raise InputError(f"-opt {file}: no such file in {Path.cwd()}.")
@@ -87,7 +88,7 @@ def prepare(imports: Sequence[str] = (), script: str | Path | None = None) -> No
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
-            if error.name != name.split(".")[0]:
+            if error.name not in (name, name.split(".")[0]):
                 raise
             raise InputError(
                 f"--import {name}: no such module in {home} or on the path; name a module or package there, without "
@@ -127,22 +128,21 @@ def _parse_options(stock: Callable[..., Any], root_path: str, is_train: bool = T
 
     Called inside of ``train_pipeline``, when a script has registered its models.
     """
-    options = importlib.import_module("sr_perceptual_loss.integrations.basicsr.options")
+    option_file = importlib.import_module("sr_perceptual_loss.integrations.basicsr.option_file")
     projects = importlib.import_module("sr_perceptual_loss.integrations.basicsr.projects")
-    options.read_exponents()
+    option_file.read_exponents()
     file = _option_file(sys.argv[1:])
     if file is not None:
-        options.check_required(file, options.check_file(file))
+        option_file.check_file(file)
     try:
         opt, arguments = stock(root_path, is_train)
     except Exception as error:
         if file is not None and hasattr(error, "problem_mark"):  # that of PyYAML's errors
-            raise options.yaml_error(file, error) from None
+            raise option_file.yaml_error(file, error) from None
         if "--force_yml" in sys.argv and isinstance(error, LookupError | TypeError | ValueError):
             raise InputError(f"--force_yml: {error!r}; expected section:key=value, no entries of lists.") from error
         raise
-    projects.ensure_model(opt["model_type"])
-    options.check_options(opt)
+    projects.check_losses(opt)
     return opt, arguments
 
 

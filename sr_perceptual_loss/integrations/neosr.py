@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from sr_perceptual_loss.integrations import host
+from sr_perceptual_loss.integrations.metrics import critic_metrics
 
 __all__ = ["NeosrLoss", "NeosrModelMixin", "main", "register", "register_models"]
 
@@ -54,7 +55,7 @@ def register() -> list[str]:
         Names of the losses, for ``type = "..."`` in a slot such as ``[train.dists_opt]``.
     """
     registries = import_module("neosr.utils.registry")
-    host.register_under(registries.METRIC_REGISTRY, host.critic_metrics("bgr"))
+    host.register_under(registries.METRIC_REGISTRY, critic_metrics("bgr"))
     return host.register_under(registries.LOSS_REGISTRY, host.loss_classes(NeosrLoss))
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from sr_perceptual_loss.checks import as_float
-from sr_perceptual_loss.errors import InputError
+from sr_perceptual_loss.checks import as_weight
 from sr_perceptual_loss.integrations import host
+from sr_perceptual_loss.integrations.metrics import critic_metrics
 
 __all__ = ["TrainnerLoss", "TrainnerModelMixin", "install_models", "main", "register"]
 
@@ -35,14 +35,9 @@ class TrainnerLoss(host.HostLoss):
     how_to_step = "Start with `python -m sr_perceptual_loss.integrations.trainner -opt ...`, which tells it."
 
     def __init__(self, *, loss_weight: float = 1.0, **options: Any) -> None:
-        weight = as_float("loss_weight", loss_weight)
-        if weight < 0:
-            raise InputError(
-                f"{type(self).__name__}: got loss_weight {weight:g}, expected >= 0. In traiNNer-redux a negative "
-                "weight swaps the target for the bicubic LR. The papers' lambda = -0.1 on a score is 0.1 here."
-            )
         super().__init__(**options)
-        self.loss_weight = weight
+        # A negative one would swap the target for the bicubic LR.
+        self.loss_weight = as_weight(f"{type(self).__name__}: loss_weight", loss_weight)
 
 
 class TrainnerModelMixin(host.IterationMixin):
@@ -77,7 +72,7 @@ def register() -> list[str]:
         Names of the losses, for ``type:`` in ``train.losses``; ``SSIMLoss`` is its own, ours is ``SRPLSSIMLoss``.
     """
     registries = import_module("traiNNer.utils.registry")
-    host.register_under(registries.METRIC_REGISTRY, host.critic_metrics("rgb"))
+    host.register_under(registries.METRIC_REGISTRY, critic_metrics("rgb"))
     # Its own SSIMLoss may be registered after ours, depending on which file is scanned first.
     parts: dict[str, Any] = dict(host.loss_classes(TrainnerLoss))
     parts["SRPLSSIMLoss"] = parts.pop("SSIMLoss")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 
 import numpy as np
@@ -123,7 +124,7 @@ def test_basicsr_wrong_slot_says_so(build, model_type, entry):
         ({"pixel_opt": L1, "pixle_opt": L1}, InputError, "'pixel_opt'"),
         ({"pixel_opt": L1, "gan_opt": GAN}, InputError, "train.gan_opt: PerceptualSRModel"),
         ({"pixel_opt": L1, "extra_losses": [CRITIC]}, InputError, "train.extra_losses.*`losses`"),
-        ({"losses": [CRITIC], "balence": {"type": "grad_norm"}}, InputError, "train.balence.*`balance`"),
+        ({"losses": [CRITIC], "balence": {"type": "grad_norm"}}, InputError, "train.balence.*'balance'"),
         ({"losses": [{"type": "CriticLoss"}]}, InputError, "(?s)critic.*haarpsi"),
         ({"losses": [{**CRITIC, "reduction": "none"}]}, InputError, r"losses\[0\].*reduction 'none'"),
         ({"losses": [{"type": "LossList", "losses": [L1]}]}, InputError, r"losses\[0\]: a LossList"),
@@ -253,6 +254,48 @@ def test_a_loss_that_takes_no_output_and_ground_truth_is_refused(projects_losses
         build("PerceptualSRModel", {"losses": [L1, entry]})
 
 
+def test_other_kinds_of_callables_are_no_traceback(projects_losses, build, monkeypatch):
+    from basicsr.utils.registry import LOSS_REGISTRY
+
+    part = functools.partial(a_function, reduction="sum")
+    monkeypatch.setitem(LOSS_REGISTRY._obj_map, "part", part)
+    monkeypatch.setitem(LOSS_REGISTRY._obj_map, "jit", lambda: torch.jit.script(nn.L1Loss()))
+    for entry in ({"type": "part"}, {"type": "a_function"}):
+        with pytest.raises(InputError, match=rf"losses\[0\] \({entry['type']}\)"):
+            build("PerceptualSRModel", {"losses": [entry]})
+        with pytest.raises(InputError, match=rf"train\.pixel_opt \({entry['type']}\)"):
+            build("SRModel", {"pixel_opt": entry})
+    model = build("PerceptualSRModel", {"losses": [{"type": "jit"}]})
+    model.optimize_parameters(1)
+    assert model.log_dict["l_jit"] == pytest.approx((model.output - model.gt).abs().mean().item())
+
+
+def test_values_for_the_log_are_float32_whatever_the_default_dtype_is():
+    from sr_perceptual_loss.integrations.basicsr.losses import LossList
+
+    losses = LossList([CRITIC, {**L1, "schedule": {"end": 5}}])
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        losses.step(1)
+        values = {**losses.terms(), **losses.members[0].terms}
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {value.dtype for value in values.values()} == {torch.float32} and len(values) == 4
+
+
+def test_a_projects_own_parts_take_names_of_ours_later_too(monkeypatch):
+    from basicsr.utils.registry import LOSS_REGISTRY, METRIC_REGISTRY
+
+    for registry, name in ((LOSS_REGISTRY, "SSIMLoss"), (METRIC_REGISTRY, "calculate_haarpsi")):
+        monkeypatch.setattr(registry, "_obj_map", dict(registry._obj_map))
+        ours, theirs = registry.get(name), type(name, (), {})
+        registry.register(theirs)
+        assert registry.get(name) is theirs and registry.get(f"SRPL{name}") is ours
+        with pytest.raises(AssertionError):
+            registry.register(type(name, (), {}))
+        ours.__name__ = ours.__qualname__ = name
+
+
 HAARPSI = {"type": "calculate_haarpsi"}
 
 
@@ -270,6 +313,9 @@ HAARPSI = {"type": "calculate_haarpsi"}
         ({"crop_border": 4}, "val.metrics.m.*type"),
         ("psnr", "val.metrics.m: got 'psnr'"),
         ({"type": "calculate_psnr"}, "val.metrics.m: `crop_border`"),
+        ({"type": "calculate_psnr", "crop_border": "four"}, "val.metrics.m.*crop_border: got 'four'"),
+        ({"type": "calculate_psnr", "crop_border": 4, "input_order": "XYZ"}, "val.metrics.m.*input_order.*'XYZ'"),
+        ({"type": "calculate_psnr", "crop_border": 4, "better": "hihger"}, "val.metrics.m.*better.*'hihger'"),
         ({"type": "calculate_psnr", "crop_border": 4, "test_y_chanel": True}, "'test_y_chanel'.*'test_y_channel'"),
     ],
 )
@@ -285,13 +331,13 @@ def test_bad_metrics_are_named_before_the_first_iteration(options, model_type, m
 def test_neutral_options_of_basicsrs_metrics_are_taken_and_the_critic_is_built(options, monkeypatch):
     from basicsr.metrics import calculate_metric
 
-    from sr_perceptual_loss.integrations import host
+    from sr_perceptual_loss.integrations import metrics
     from sr_perceptual_loss.integrations.basicsr.projects import build_model
 
     built = []
-    real = host.FrozenCritic
-    monkeypatch.setattr(host, "FrozenCritic", lambda name, **kw: built.append(name) or real(name, **kw))
-    host._critic.cache_clear()
+    real = metrics.FrozenCritic
+    monkeypatch.setattr(metrics, "FrozenCritic", lambda name, **kw: built.append(name) or real(name, **kw))
+    metrics._critic.cache_clear()
     metric = {**HAARPSI, "crop_border": 2, "test_y_channel": False, "input_order": "HWC", "better": "higher"}
     opt = options("SRModel", {"pixel_opt": L1})
     opt["val"] = {"metrics": {"m": metric}}

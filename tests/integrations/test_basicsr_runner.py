@@ -271,6 +271,23 @@ def test_a_doubled_key_is_named_with_its_lines_and_file(run_here, name):
             lambda text: text.replace("val:\n  metrics", "val:\n  losses: [{type: L1Loss}]\n  metrics"),
             r"^val\.losses: ",
         ),
+        (lambda text: text.replace("val:\n  metrics:", "val:\n  metric:"), r"^val\.metric: .*'metrics'"),
+        (lambda text: text + "metrics: {m: {type: calculate_psnr}}\n", "^metrics: .*`val`"),
+        (lambda text: text + "ema_decay: 0.9\n", "^ema_decay: .*`train`"),
+        (lambda text: text + "Losses: [{type: L1Loss}]\n", "^Losses: .*'losses'"),
+        (lambda text: text.replace("pretrain_network_g:", "pretrain_model_g:"), r"^path\..*'pretrain_network_g'"),
+        (lambda text: text.replace("resume_state:", "resume:"), r"^path\.resume: .*'resume_state'"),
+        (lambda text: text.replace("use_tb_logger:", "use_tb_loger:"), r"^logger\..*'use_tb_logger'"),
+        (lambda text: re.sub(r"(?m)^val:\n(  .*\n)+", "val: true\n", text), "`val`: got 'true'"),
+        (
+            lambda text: text.replace("critic: haarpsi", "critic: haarpsi\n    loss_weight: -0.1"),
+            r"losses\[1\].* -0\.1",
+        ),
+        (
+            lambda text: text.replace("train:\n  losses", "train:\n  guard: {evry: 5}\n  losses"),
+            r"train\.guard.*'every'",
+        ),
+        (lambda text: text.replace("calculate_haarpsi", "calculate_psnr_pt"), "write calculate_psnr"),
         (lambda text: text.replace("PerceptualSRModel", "PerceptualSRMode"), "'PerceptualSRMode'.*'PerceptualSRModel'"),
         (lambda text: text.replace("PerceptualSRModel", "PerceptualStyleGAN2Model"), "StyleGAN2Model.*SRModel"),
     ],
@@ -289,8 +306,26 @@ def test_a_wrong_force_yml_is_named(run_here):
         assert run(write().read_text(), "--force_yml", argument).startswith("--force_yml: ")
 
 
+def test_numbers_with_exponents_or_a_sign_are_numbers_in_force_yml_too(run_here):
+    from basicsr.utils.options import _postprocess_yml_value
+
+    run_here[1](
+        "", "--force_yml", "train:optim_g:lr=1e-4", "train:warmup_iter=-1", "name=run-1e4", "train:total_iter=5"
+    )
+    values = [_postprocess_yml_value(argument.partition("=")[2]) for argument in sys.argv[-4:]]
+    assert values == [1e-4, -1, "run-1e4", 5]
+
+
+def test_a_module_is_imported_by_its_name_without_py(run_here, tmp_path):
+    (tmp_path / "proj.py").write_text("")
+    from sr_perceptual_loss.integrations import basicsr_runner
+
+    with pytest.raises(InputError, match=r"--import proj\.py: .*without '\.py'"):
+        basicsr_runner.prepare(["proj.py"])
+
+
 def test_what_basicsr_reads_is_read(tmp_path):
-    from sr_perceptual_loss.integrations.basicsr import options
+    from sr_perceptual_loss.integrations.basicsr import option_file
 
     path = tmp_path / "x.yml"
     text = (
@@ -298,7 +333,7 @@ def test_what_basicsr_reads_is_read(tmp_path):
     )
     for content in (text.encode(), b"\xef\xbb\xbf" + text.encode(), text.replace("\n", "\r\n").encode()):
         path.write_bytes(content)
-        assert [key.value for key, _ in options.check_file(path).value] == ["name", "model_type", "betas", "a", "c"]
+        assert [key.value for key, _ in option_file.read_nodes(path).value] == ["name", "model_type", "betas", "a", "c"]
 
 
 def test_names_of_the_registries_are_looked_up_with_the_nearest_one(run_here, monkeypatch):
@@ -329,7 +364,7 @@ def test_without_basicsr_the_message_says_what_to_do(tmp_path):
         "    print(error)\n"
     )
     log = start([sys.executable, "-c", code], tmp_path)
-    assert "efficient_pban" in log
+    assert "haarpsi" in log
     assert "BasicSR is not installed" in log and "pip install --no-build-isolation" in log
     assert "The losses work without it." in log
 

@@ -100,9 +100,8 @@ def test_bad_schedules_are_named(build, entry, names):
 @pytest.mark.parametrize("entry", [{**CRITIC, "schedule": {"start": 5}},
                                    {"type": "LossList", "losses": [{**L1, "schedule": {"start": 5}}]}])  # fmt: skip
 def test_a_stock_model_cannot_tell_the_iteration(build, entry):
-    model = build("SRModel", {"pixel_opt": L1, "perceptual_opt": entry})
     with pytest.raises(InputError, match=r"iteration.* PerceptualSRModel"):
-        model.optimize_parameters(1)
+        build("SRModel", {"pixel_opt": L1, "perceptual_opt": entry})
 
 
 def test_the_guard_is_on_by_default_and_logs_at_checks_only(build, basicsr_log):
@@ -148,7 +147,7 @@ def test_a_guard_with_nothing_to_watch_is_reported(build, basicsr_log):
         ({"guard": {"votes": 1}}, "train.guard.*'votes'"),
         ({"guard": {"action": "halt"}}, "guard.action.*'halt'.*'halve'"),
         ({"guard": "warn"}, "train.guard: got 'warn'"),
-        ({"gaurd": {"every": 5}}, "train.gaurd.*`guard`"),
+        ({"gaurd": {"every": 5}}, "train.gaurd.*'guard'"),
     ],
 )
 def test_bad_guards_are_named(build, train, names):
@@ -160,7 +159,7 @@ class Eager(HackingGuard):
     """Takes any second check for hacking."""
 
     def _evidence(self, name):
-        return (9, 0.8, 1, ["PSNR fell by 2.1 dB"]) if self._checks > 1 else (0, 0.0, 0, [])
+        return (9, 0.8, 1, ["PSNR fell by 2.1 dB"]) if self._last > 1 else (0, 0.0, 0, [])
 
 
 @pytest.fixture
@@ -276,7 +275,7 @@ def test_the_side_file_is_out_of_basicsrs_way(build, options, tmp_path):
     assert [p.name for p in side.parent.iterdir()] == [side.name]  # no temporary file is left
     assert list(scandir(str(tmp_path / "training_states"), suffix="state")) == ["1.state"]
     state = torch.load(side, weights_only=True)
-    assert state["iter"] == 1 and state["guard"]["checks"] == 1 and side.stat().st_size < 30_000
+    assert state["iter"] == 1 and state["guard"]["last"] == 1 and side.stat().st_size < 30_000
 
 
 @pytest.mark.fault(41)

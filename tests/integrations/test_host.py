@@ -19,7 +19,7 @@ from pairs import make_pair
 from sr_perceptual_loss import CriticLoss, InputError, SSIMLoss, create_critic, list_critics
 from sr_perceptual_loss.critics.whole_image import score_whole_image
 from sr_perceptual_loss.errors import InstallError, NonFiniteInputError
-from sr_perceptual_loss.integrations import host
+from sr_perceptual_loss.integrations import host, metrics
 
 from .host_standins import Registry
 
@@ -266,7 +266,7 @@ def pair(height=64, width=72):
 @pytest.mark.parametrize("channels", ["rgb", "bgr"])
 def test_metric_equals_the_float_path(channels):
     sr, hr = pair()
-    metric = host.critic_metrics(channels)["calculate_haarpsi"]
+    metric = metrics.critic_metrics(channels)["calculate_haarpsi"]
     expected = create_critic("haarpsi").score(sr[..., 4:-4, 4:-4], hr[..., 4:-4, 4:-4]).item()
     with torch.inference_mode():  # as neosr validates
         value = metric(img=as_bytes(sr, channels), img2=as_bytes(hr, channels), crop_border=4, better="higher")
@@ -278,38 +278,38 @@ def test_metric_equals_the_float_path(channels):
 
 def test_critics_of_fixed_size_score_the_covering_crops():
     sr, hr = pair(80, 100)
-    value = host.critic_metrics("rgb")["calculate_tiny_rqi_maniqa"](as_bytes(sr), as_bytes(hr), weights=None)
-    frozen = host._critic("tiny_rqi_maniqa", None, "cpu")
+    value = metrics.critic_metrics("rgb")["calculate_tiny_rqi_maniqa"](as_bytes(sr), as_bytes(hr), weights=None)
+    frozen = metrics._critic("tiny_rqi_maniqa", None, "cpu")
     assert frozen.critic.input_size.fixed is not None
     assert value == pytest.approx(score_whole_image(frozen, sr[0], hr[0], "x"), abs=1e-6)
 
 
 def test_a_metric_builds_its_critic_once_per_process(monkeypatch):
-    built, real = [], host.FrozenCritic
-    monkeypatch.setattr(host, "FrozenCritic", lambda *a, **k: built.append(a) or real(*a, **k))
-    host._critic.cache_clear()
+    built, real = [], metrics.FrozenCritic
+    monkeypatch.setattr(metrics, "FrozenCritic", lambda *a, **k: built.append(a) or real(*a, **k))
+    metrics._critic.cache_clear()
     image = as_bytes(pair()[0])
     for _ in range(3):
-        assert host.critic_metrics("rgb")["calculate_haarpsi"](image, image) == pytest.approx(1.0, abs=1e-5)
+        assert metrics.critic_metrics("rgb")["calculate_haarpsi"](image, image) == pytest.approx(1.0, abs=1e-5)
     assert len(built) == 1
 
 
 def test_gray_images_are_repeated():
     gray = [as_bytes(x)[:, :, 0] for x in pair()]
     three = [np.repeat(g[:, :, None], 3, axis=2) for g in gray]
-    metric = host.critic_metrics("bgr")["calculate_haarpsi"]
+    metric = metrics.critic_metrics("bgr")["calculate_haarpsi"]
     assert metric(*gray) == metric(*three)
 
 
 def test_channels_and_names_of_metrics():
     with pytest.raises(InputError, match=r"channels: got 'RGB'.*rgb"):
-        host.critic_metrics("RGB")
-    for name, metric in host.critic_metrics("bgr").items():
+        metrics.critic_metrics("RGB")
+    for name, metric in metrics.critic_metrics("bgr").items():
         assert name == metric.__name__ == metric.__qualname__
 
 
 def test_bad_metrics():
-    image, metric = as_bytes(pair()[0]), host.critic_metrics("rgb")["calculate_haarpsi"]
+    image, metric = as_bytes(pair()[0]), metrics.critic_metrics("rgb")["calculate_haarpsi"]
     with pytest.raises(InputError, match="img2 is missing"):
         metric(image)
     with pytest.raises(InputError, match="img: got dtype float64"):

@@ -70,7 +70,7 @@ def test_trainner_names_in_lower_case_and_ours_beside_its_ssim(host):
 
 @pytest.mark.fault(67)
 def test_trainner_negative_weight_is_refused_with_the_reason(host):
-    with pytest.raises(InputError, match="bicubic LR"):
+    with pytest.raises(InputError, match="loss_weight: got -0.1"):
         host.LOSS_REGISTRY.build(entry(loss_weight=-0.1))
 
 

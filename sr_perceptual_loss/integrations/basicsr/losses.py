@@ -6,18 +6,15 @@ registered classes return the pair, and are refused in ``pixel_opt``.
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from basicsr.losses import build_loss
-from basicsr.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
-from sr_perceptual_loss.checks import check_choice, check_known_keys, nearest
-from sr_perceptual_loss.errors import InputError, UnknownNameError, WeightsError
+from sr_perceptual_loss.checks import check_choice, check_known_keys
+from sr_perceptual_loss.errors import InputError
+from sr_perceptual_loss.integrations.basicsr.entries import build_entry, entry_name, takes_output_only
 from sr_perceptual_loss.integrations.basicsr.finite import FiniteChecks
 from sr_perceptual_loss.integrations.host import HostLoss
 from sr_perceptual_loss.losses.balance import GradNormBalancer
@@ -26,7 +23,7 @@ from sr_perceptual_loss.losses.frozen import share_critics
 from sr_perceptual_loss.losses.schedule import Schedule
 from sr_perceptual_loss.monitor.guard import HackingGuard
 
-__all__ = ["BasicSRLoss", "LossList", "check_arguments", "describe", "entry_name", "registered"]
+__all__ = ["BasicSRLoss", "LossList", "named_losses"]
 
 
 class BasicSRLoss(HostLoss):
@@ -41,122 +38,15 @@ class BasicSRLoss(HostLoss):
         return super().forward(output, gt), None
 
 
-def registered(registry: Any, name: str) -> bool:
-    """Whether BasicSR's ``registry.get`` finds a name; its own classes may have a suffix."""
-    return name in registry or f"{name}_basicsr" in registry
-
-
-def check_arguments(where: str, kind: str, options: Mapping[str, Any], further: Sequence[str] = ()) -> None:
-    """Refuse options that the constructor of a registered loss does not take; ``further`` ones are not its own.
-
-    Raises:
-        InputError: naming the key.
-    """
-    cls, where = LOSS_REGISTRY.get(kind), f"{where} ({kind})"
-    options = {key: value for key, value in options.items() if key not in ("type", *further)}
-    if where.startswith(("train.pixel_opt", "train.ldl_opt")) and issubclass(cls, HostLoss | LossList):
-        raise InputError(
-            f"{where}: it returns the pair (loss, None) of BasicSR's perceptual slot, and this slot takes one tensor. "
-            "Move it to `train.perceptual_opt`, or to the list `train.losses` of our models (Perceptual<Name>)."
-        )
-    if inspect.isclass(cls) and issubclass(cls, HostLoss):
-        cls.check_options(where, options)
-        return
-    parameters = inspect.signature(cls).parameters.values()
-    if all(p.kind is not p.VAR_KEYWORD for p in parameters):
-        check_known_keys(where, options, [*further, *(p.name for p in parameters)])
-    for p in parameters:
-        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in options:
-            raise InputError(f"{where}: `{p.name}` is missing.")
-
-
-def _build_entry(entry: object, where: str) -> tuple[nn.Module, bool]:
-    """One entry of ``train.losses``, and whether it takes a ``schedule`` itself; it is not handed on otherwise."""
-    kind = entry.get("type") if isinstance(entry, Mapping) else None
-    if not isinstance(entry, Mapping) or not isinstance(kind, str):
-        raise InputError(f"{where}: got {entry!r}, expected a mapping such as `- {{type: L1Loss, loss_weight: 1.0}}`.")
-    if not registered(LOSS_REGISTRY, kind):
-        raise UnknownNameError(f"{where}: no loss '{kind}' is registered.{nearest(kind, LOSS_REGISTRY.keys())}")
-    if kind == "LossList":
-        raise InputError(f"{where}: a LossList inside of a list; put its entries into the list itself.")
-    cls = LOSS_REGISTRY.get(kind)
-    parameters, ours = inspect.signature(cls).parameters, inspect.isclass(cls) and issubclass(cls, HostLoss)
-    takes_schedule = ours or "schedule" in parameters
-    left_out = ["name"] if takes_schedule else ["name", "schedule"]
-    check_arguments(where, kind, entry, left_out)
-    try:
-        member = build_loss({key: value for key, value in entry.items() if key not in left_out})
-    except (InputError, UnknownNameError, WeightsError) as error:
-        raise type(error)(f"{where} ({kind}): {error}") from None
-    except (TypeError, ValueError) as error:  # of a loss that is not ours
-        raise InputError(f"{where} ({kind}): {error}") from error
-    if not isinstance(member, nn.Module):
-        raise InputError(f"{where} ({kind}): got a {type(member).__name__}, expected a class of torch.nn.Module.")
-    return (OutputLoss(member) if _takes_output_only(member, f"{where} ({kind})") else member), takes_schedule
-
-
-class OutputLoss(nn.Module):
-    """A loss of the output alone, such as total variation, called like the others."""
-
-    def __init__(self, loss: nn.Module) -> None:
-        super().__init__()
-        self.loss, self.loss_weight = loss, getattr(loss, "loss_weight", None)
-
-    def forward(self, output: Tensor, gt: Tensor) -> Any:
-        """``loss(output)``."""
-        return self.loss(output)
-
-
-#: Names of first arguments that are no prediction, and of second arguments that are no ground truth.
-NO_OUTPUT = re.compile(r"(gt|hr|hq|target|real|ref|y_true|net|model|disc)", re.I)
-NO_TARGET = re.compile(r".*(weight|mask|is_real|is_disc)|(lr|lq|map|pred|sr|fake|output|iter)", re.I)
-
-
-def _takes_output_only(loss: nn.Module, where: str) -> bool:
-    """From the signature: False for ``loss(output, gt)``, True for ``loss(output)``; InputError for anything else."""
-    if isinstance(loss, HostLoss):
-        return False
-    parameters = list(inspect.signature(loss.forward).parameters.values())
-    several = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    images = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.KEYWORD_ONLY]
-    needed += [p.name for p in images[2:] if p.default is p.empty]
-    takes = f"{where}: its forward takes ({', '.join(map(str, parameters))}), expected (output, ground truth)"
-    if needed or (not images and not several) or (images and NO_OUTPUT.match(images[0].name)):
-        raise InputError(f"{takes}. Wrap it in a class of your own that is called so.")
-    if len(images) < 2:
-        return not several
-    second = images[1]
-    optional = second.default is not second.empty
-    if (
-        NO_TARGET.match(second.name)
-        or second.annotation in (bool, "bool")
-        or second.default not in (second.empty, None)
-    ):
-        if not optional:
-            raise InputError(f"{takes}: `{second.name}` is not the ground truth.")
-        return True
-    return False
-
-
-def entry_name(entry: Mapping[str, Any]) -> str:
-    """Log name of an entry: its ``name``, or the critic, or the type without "Loss", in lower case."""
-    if "name" in entry:
-        name = str(entry["name"])
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-            raise InputError(f"losses: the name {name!r} must be a letter followed by letters, digits or '_'.")
-        return name
-    kind = str(entry.get("type", "loss"))
-    if kind == "CriticLoss" and isinstance(entry.get("critic"), str):
-        return str(entry["critic"])
-    return re.sub(r"Loss$", "", kind).lower() or "loss"
-
-
-def describe(loss: nn.Module) -> str:
-    """One line: ours with critic, weights, crops and form; of others the class and the weight."""
-    loss = loss.loss if isinstance(loss, HostLoss | OutputLoss) else loss
-    weights = [f"{key}={getattr(loss, key)}" for key in ("loss_weight", "perceptual_weight") if hasattr(loss, key)]
-    return repr(loss) if isinstance(loss, PairLoss) else f"{type(loss).__name__}({', '.join(weights)})"
+def named_losses(model: Any) -> dict[str, nn.Module]:
+    """The losses of a BasicSR model by log name; the entries of a list each by itself."""
+    losses: dict[str, nn.Module] = {}
+    for attribute, loss in vars(model).items():
+        if isinstance(loss, LossList):
+            losses |= zip(loss.names, loss.members, strict=True)
+        elif attribute.startswith("cri_") and isinstance(loss, nn.Module):
+            losses["percep" if attribute == "cri_perceptual" else attribute[4:]] = loss
+    return losses
 
 
 class LossList(nn.Module):
@@ -173,6 +63,7 @@ class LossList(nn.Module):
 
     Attributes:
         names: of the entries.
+        schedules: name -> schedule, for those entries that have one.
         pair_losses: name -> loss, for those entries that are losses of this package.
         parts: name -> detached 0-d value of the last call.
         checks: the finite checks, one per entry; our models read them before the optimizer step.
@@ -187,18 +78,19 @@ class LossList(nn.Module):
                 "remove the key."
             )
         members: dict[str, nn.Module] = {}
-        #: Of entries that take no schedule themselves.
-        self._schedules: dict[str, Schedule] = {}
+        self.schedules: dict[str, Schedule] = {}
+        self._output_only: set[str] = set()
         for position, entry in enumerate(losses):
             where = f"losses[{position}]"
-            member, takes_schedule = _build_entry(entry, where)
+            member, schedule = build_entry(entry, where)
             name = entry_name(entry)
             if name in members:
                 raise InputError(f"{where}: a second entry would be logged as '{name}'; give it its own `name:`.")
             members[name] = member
-            schedule = Schedule.from_config(entry.get("schedule"))
-            if not schedule.constant and not takes_schedule:
-                self._schedules[name] = schedule
+            if takes_output_only(member, f"{where} ({entry['type']})"):
+                self._output_only.add(name)
+            if not schedule.constant:
+                self.schedules[name] = schedule
         self.names = tuple(members)
         # A ModuleDict would refuse names such as "type".
         self.members = nn.ModuleList(members.values())
@@ -213,6 +105,8 @@ class LossList(nn.Module):
         self.balancer = None if not balance else _build_balancer(balance, self.names)
         self.parts: dict[str, Tensor] = {}
         self.guard: HackingGuard | None = None
+        #: Whether a gradient has come back through the sum yet.
+        self.reached = False
         self._called: set[str] = set()
         self._iteration: int | None = None
 
@@ -230,21 +124,17 @@ class LossList(nn.Module):
         An entry with a schedule adds ``weight_<name>``: the factor of this iteration, from schedule and guard.
         """
         terms = {}
+        zero = torch.zeros((), dtype=torch.float32)  # whatever the default dtype is
         for name, loss in self.pair_losses.items():
             for term in loss.term_names:
-                terms[f"{term}_{name}"] = loss.terms[term] if name in self._called else torch.zeros(())
+                terms[f"{term}_{name}"] = loss.terms[term] if name in self._called else zero
         for name in self.names:
-            if name in self._schedules or (name in self.pair_losses and not self.pair_losses[name].schedule.constant):
-                terms[f"weight_{name}"] = torch.tensor(self._factor(name))
+            if name in self.schedules:
+                terms[f"weight_{name}"] = torch.tensor(self.factor(name), dtype=torch.float32)
         if self.balancer is not None:
             for term in self.balancer.term_names:
-                terms[f"balance_{term}"] = self.balancer.terms[term] if self._called else torch.zeros(())
+                terms[f"balance_{term}"] = self.balancer.terms[term] if self._called else zero
         return terms
-
-    def described(self) -> dict[str, str]:
-        """Name -> one line on the entry, for the log."""
-        lines = {name: describe(member) for name, member in zip(self.names, self.members, strict=True)}
-        return lines | {name: f"{lines[name]}, schedule={schedule}" for name, schedule in self._schedules.items()}
 
     def _stateful(self) -> dict[str, nn.Module]:
         """What has a state worth saving; BasicSR's own losses have none (the VGG of PerceptualLoss would be 80 MB)."""
@@ -265,11 +155,11 @@ class LossList(nn.Module):
             parts[name].load_state_dict(state[name])
         return sorted((parts.keys() | state.keys()) - set(common))
 
-    def _factor(self, name: str) -> float:
+    def factor(self, name: str) -> float:
         """What schedule and guard multiply an entry by."""
         if name in self.pair_losses:
             return self.pair_losses[name].factor
-        schedule = self._schedules.get(name)
+        schedule = self.schedules.get(name)
         if schedule is None:
             return 1.0
         if self._iteration is None:
@@ -285,59 +175,57 @@ class LossList(nn.Module):
             self.guard.step(self._iteration, output, gt, self.pair_losses)
         self.checks.images = (output.detach(), gt)
         shares = {} if self.balancer is None else self.balancer.shares
-        members = dict(zip(self.names, self.members, strict=True))
-        values = [self._checked(name, members[name], output, gt) for name in self.names if name not in shares]
+        values = [self._checked(name, output, gt) for name in self.names if name not in shares]
         if self.balancer is not None:
-            values.append(self._balanced({name: members[name] for name in shares}, output, gt))
+            values.append(self._balanced(self.balancer, output, gt))
         total = torch.stack(values).sum()
+        if training and total.requires_grad and not self.reached:
+            total.register_hook(lambda _: setattr(self, "reached", True))
         if not training or not (self.checks.deferred or total.requires_grad):
             self.checks.check(collective=False)  # no backward pass will do it, and other ranks may not evaluate
         return total, None
 
-    def _checked(self, name: str, member: nn.Module, output: Tensor, gt: Tensor) -> Tensor:
+    def _checked(self, name: str, output: Tensor, gt: Tensor) -> Tensor:
         """Value of an entry on its own view of the output, whose gradient is that of this entry alone."""
-        if name in self._schedules and self._factor(name) == 0:
+        if name in self.schedules and self.factor(name) == 0:
             return self._zero(name, output)
         view = output.view_as(output)
         self.checks.watch(name, view)
-        value = self.checks.call(name, lambda: self._value(name, member, view, gt), lambda: self._zero(name, output))
+        value = self.checks.call(name, lambda: self.value(name, view, gt), lambda: self._zero(name, output))
         self.checks.record(name, value)
         return value
 
     def _zero(self, name: str, output: Tensor) -> Tensor:
         """A zero that stays on the graph, whatever the output holds."""
-        self.parts[name] = torch.zeros((), device=output.device)
+        self.parts[name] = torch.zeros((), dtype=torch.float32, device=output.device)
         return output[:0].float().sum()
 
-    def _value(self, name: str, member: nn.Module, image: Tensor, gt: Tensor) -> Tensor:
-        """Value of an entry, kept for the log."""
-        result = member(image, gt)
+    def value(self, name: str, image: Tensor, gt: Tensor) -> Tensor:
+        """Value of one entry with weight and schedule, a 0-d tensor; it is kept for the log."""
+        member = self.members[self.names.index(name)]
+        result = member(image) if name in self._output_only else member(image, gt)
         self._called.add(name)
         values = [v for v in (result if isinstance(result, tuple) else (result,)) if v is not None]
         if not values or any(v.dim() != 0 for v in values):
             shapes = [tuple(v.shape) for v in values]
             raise InputError(f"losses: '{name}' returned shapes {shapes}, expected a 0-d tensor (reduction: mean).")
         value = values[0] if len(values) == 1 else values[0] + values[1]
-        if name in self._schedules:
-            value = self._factor(name) * value
+        if name in self.schedules and name not in self.pair_losses:
+            value = self.factor(name) * value
         self.parts[name] = value.detach()
         return value.float()
 
-    def _balanced(self, members: Mapping[str, nn.Module], output: Tensor, gt: Tensor) -> Tensor:
+    def _balanced(self, balancer: GradNormBalancer, output: Tensor, gt: Tensor) -> Tensor:
         """The balanced part; schedules act on the shares, since a factor on a loss would be balanced away.
 
         The balancer reads the norm of each gradient, so it checks these entries itself, on all ranks.
         """
-        assert self.balancer is not None
-        factors = {name: self._factor(name) for name in members}
+        factors = {name: self.factor(name) for name in balancer.shares}
         for name, factor in factors.items():
             if factor == 0:
                 self._zero(name, output)
-        functions = {
-            name: lambda image, name=name, member=member: self._value(name, member, image, gt)
-            for name, member in members.items()
-        }
-        return self.balancer(output, functions, factors=factors)
+        functions = {name: lambda image, name=name: self.value(name, image, gt) for name in balancer.shares}
+        return balancer(output, functions, factors=factors)
 
 
 def _build_balancer(balance: Mapping[str, Any], names: Sequence[str]) -> GradNormBalancer:

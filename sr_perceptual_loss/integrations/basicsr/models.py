@@ -6,10 +6,10 @@ optimizer step, ``train.guard``, errors for unknown keys, and the state of losse
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,12 @@ from torch import Tensor, nn
 from sr_perceptual_loss.checks import check_known_keys
 from sr_perceptual_loss.errors import InputError, NonFiniteError
 from sr_perceptual_loss.integrations.basicsr.finite import FiniteChecks
-from sr_perceptual_loss.integrations.basicsr.losses import LossList, describe
-from sr_perceptual_loss.integrations.basicsr.options import OWN_KEYS, ReadKeys, check_model, check_options, record_reads
+from sr_perceptual_loss.integrations.basicsr.losses import LossList, named_losses
+from sr_perceptual_loss.integrations.basicsr.options import check_options
+from sr_perceptual_loss.integrations.basicsr.read_keys import OWN_KEYS, ReadKeys, check_model, record_reads
 from sr_perceptual_loss.integrations.basicsr.saving import read_side_state, save_side_state, side_file
+from sr_perceptual_loss.integrations.host import HostLoss
+from sr_perceptual_loss.losses.base import PairLoss
 from sr_perceptual_loss.losses.distributed import world_size
 from sr_perceptual_loss.monitor.guard import HackingError, HackingGuard
 
@@ -36,9 +39,6 @@ __all__ = ["PerceptualMixin", "PerceptualSRGANModel", "PerceptualSRModel", "log_
 
 #: BasicSR's attribute -> key of its options, for messages.
 SLOT_NAMES = {"cri_pix": "pixel_opt", "cri_gan": "gan_opt", "cri_ldl": "ldl_opt", "cri_perceptual": "perceptual_opt"}
-#: Other names for our keys of ``train:``.
-OTHER_NAMES = dict.fromkeys(("loss_opt", "losses_opt", "extra_losses"), "losses")
-OTHER_NAMES |= dict.fromkeys(("guard_opt", "hacking_guard"), "guard")
 #: Defaults of ``train.guard``. Adversarial training trades fidelity for texture, hence its tolerance.
 GUARD: dict[str, Any] = {"every": 200, "action": "warn"}
 GAN_GUARD = {**GUARD, "tolerance": 3.0}
@@ -46,18 +46,18 @@ GAN_GUARD = {**GUARD, "tolerance": 3.0}
 
 def log_losses(model: Any) -> None:
     """Name every loss of a model in BasicSR's log, with a warning where its critic has random weights."""
-    for attribute, loss in vars(model).items():
-        if attribute.startswith("cri_") and isinstance(loss, nn.Module):
-            lines, entries = {attribute[4:]: describe(loss)}, [loss]
-            if isinstance(loss, LossList):
-                lines, entries = loss.described(), list(loss.members)
-            for (name, line), entry in zip(lines.items(), entries, strict=True):
-                get_root_logger().info(f"loss {name}: {line}")
-                if any(getattr(part, "random_weights", False) for part in entry.modules()):
-                    get_root_logger().warning(f"loss {name}: random weights (weights: ~), so the scores mean nothing.")
+    schedules = getattr(getattr(model, "cri_perceptual", None), "schedules", {})
+    for name, loss in named_losses(model).items():
+        ours = loss.loss if isinstance(loss, HostLoss) else loss
+        weights = [f"{key}={value}" for key, value in vars(loss).items() if key in ("loss_weight", "perceptual_weight")]
+        line = repr(ours) if isinstance(ours, PairLoss) else f"{type(loss).__name__}({', '.join(weights)})"
+        schedule = f", {schedules[name]}" if name in schedules and ours is loss else ""  # ours name their own
+        get_root_logger().info(f"loss {name}: {line}{schedule}")
+        if any(getattr(part, "random_weights", False) for part in loss.modules()):
+            get_root_logger().warning(f"loss {name}: random weights (weights: ~), so the scores mean nothing.")
 
 
-def _build_guard(given: object, defaults: Mapping[str, Any]) -> HackingGuard | None:
+def build_guard(given: object, defaults: Mapping[str, Any]) -> HackingGuard | None:
     """The guard of ``train.guard``: a mapping of its arguments, True for the defaults, False or None for no guard."""
     if given is None or given is False:
         return None
@@ -91,39 +91,56 @@ class PerceptualMixin:
             check_model(self, opt["train"])
             log_losses(self)
 
+    @classmethod
+    def list_options(cls, train: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What goes into BasicSR's perceptual slot: a list of ``perceptual_opt`` and ``losses``; None without both."""
+        losses = train.get("losses", ())
+        if not isinstance(losses, list | tuple) or ("losses" in train and not losses):
+            LossList(losses)  # says what is wrong with it
+        if train.get("balance") and not losses:
+            raise InputError("train.balance: there is no list `losses` to balance; put the losses into it.")
+        percep = [{"name": "percep", **train["perceptual_opt"]}] if train.get("perceptual_opt") else []
+        if not percep and not losses:
+            return None
+        return {"type": "LossList", "losses": [*percep, *losses], "balance": train.get("balance")}
+
     def init_training_settings(self) -> None:
         """Build the list, then let BasicSR do the rest."""
         check_options(self.opt)
         train = self.opt["train"]
-        entries, balance, guard = self._own_options(train)
-        if train.get("perceptual_opt"):
-            entries.insert(0, {"name": "percep", **train["perceptual_opt"]})
-        if entries:
+        options, guard = self.list_options(train.plain()), train.get("guard", True)
+        train.asked.update(OWN_KEYS)
+        if options is not None:
             # A copy: the option tree of the caller stays as it was written.
             self.opt = {**self.opt, "train": train.copy()}
-            self.opt["train"]["perceptual_opt"] = {"type": "LossList", "losses": entries, "balance": balance}
+            self.opt["train"]["perceptual_opt"] = options
         super().init_training_settings()  # type: ignore[misc]
-        self.loss_list = self.cri_perceptual if isinstance(self.cri_perceptual, LossList) else None
+        slot = getattr(self, "cri_perceptual", None)
+        self.loss_list = slot if isinstance(slot, LossList) else None
+        if options is not None and self.loss_list is None:
+            raise InputError(
+                f"train.losses: {type(self).__name__} builds no `cri_perceptual` from `perceptual_opt`, where the list "
+                "goes. Build and call it as BasicSR's SRModel does."
+            )
         self._install_checks()
+        if self.loss_list is not None:
+            self._check_list(self.loss_list, int(train.get("total_iter") or 0))
         pair_losses = {} if self.loss_list is None else self.loss_list.pair_losses
         if self.loss_list is not None and any("score" in loss.term_names for loss in pair_losses.values()):
-            self.loss_list.guard = _build_guard(guard, GAN_GUARD if hasattr(self, "net_d") else GUARD)
+            self.loss_list.guard = build_guard(guard, GAN_GUARD if hasattr(self, "net_d") else GUARD)
         elif guard not in (True, False, None):
             get_root_logger().warning("train.guard: no entry of `losses` has a critic's score; there is no guard.")
 
-    def _own_options(self, train: dict[str, Any]) -> tuple[list[Any], Any, Any]:
-        """``losses``, ``balance`` and ``guard``; InputError for what is nearly one of these keys."""
-        for key in dict.keys(train):
-            close = difflib.get_close_matches(str(key), OWN_KEYS, 1, 0.8)
-            meant = OTHER_NAMES.get(key, close[0] if close else key)
-            if meant != key:
-                raise InputError(f"train.{key}: {type(self).__name__} reads `{meant}`. Rename the key to `{meant}`.")
-        losses = train.get("losses")
-        if "losses" in train and (not losses or not isinstance(losses, list | tuple)):
-            LossList(losses)  # type: ignore[arg-type]  # says what is wrong with it
-        if train.get("balance") and not losses:
-            raise InputError("train.balance: there is no list `losses` to balance; put the losses into it.")
-        return list(losses or []), train.get("balance"), train.get("guard", True)
+    def _check_list(self, losses: LossList, total: int) -> None:
+        """Refuse an entry that would be logged as another loss, or that never acts in ``total`` iterations."""
+        for name in losses.names:
+            if name != "perceptual" and isinstance(getattr(self, f"cri_{name}", None), nn.Module):
+                raise InputError(
+                    f"train.losses: the log has another loss '{name}' of this model; give the entry a `name:`."
+                )
+        for name, schedule in losses.schedules.items():
+            if total and not any(map(schedule.factor, range(1, total + 1))):
+                raise InputError(f"train.losses: '{name}' never acts: its {schedule} and total_iter {total}.")
 
     def _install_checks(self) -> None:
         """Collect finite flags of all losses, and read them with the gradients before each optimizer step."""
@@ -143,6 +160,17 @@ class PerceptualMixin:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             named = [(names.get(id(p), "a parameter"), p) for p in parameters]
             optimizer.register_step_pre_hook(lambda *_, named=named: self.checks.check(named))
+        if self.loss_list is not None and hasattr(self, "optimizer_g"):
+            self.optimizer_g.register_step_pre_hook(partial(self._check_reached, self.loss_list))
+
+    def _check_reached(self, losses: LossList, *_: Any) -> None:
+        """Refuse a training step that does not call the list, or does not train on its value."""
+        if not losses.reached and any(losses.factor(name) for name in losses.names):
+            raise InputError(
+                f"train.losses: no gradient came from the list in a step of {type(self).__name__}. Its training step "
+                "must call `self.cri_perceptual(self.output, self.gt)`, with the output not detached, and add the "
+                "result to the total. If it does so from a later iteration N on, write `schedule: {start: N}`."
+            )
 
     def optimize_parameters(self, current_iter: int) -> None:
         """BasicSR's own step; a non-finite loss stops it before the optimizer, with the iteration and the culprit."""

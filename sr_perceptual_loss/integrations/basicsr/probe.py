@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from basicsr.utils.options import parse_options
 from torch import Tensor, nn
 
 from sr_perceptual_loss.errors import InputError
-from sr_perceptual_loss.integrations.basicsr.losses import LossList
+from sr_perceptual_loss.integrations.basicsr.losses import LossList, named_losses
 from sr_perceptual_loss.integrations.basicsr.projects import ensure_model
 from sr_perceptual_loss.integrations.host import HostLoss
 from sr_perceptual_loss.monitor.probe import PairFunction, ProbeReport, probe
@@ -29,46 +30,38 @@ __all__ = ["losses_of", "probe_model", "probe_yaml"]
 SLOTS = {"pixel_opt": "pix", "perceptual_opt": "percep", "gan_opt": "gan"}
 
 
-def _modules_of(model: Any) -> dict[str, nn.Module]:
-    """The generator losses by log name."""
-    percep, gan = getattr(model, "cri_perceptual", None), getattr(model, "cri_gan", None)
-    listed = percep if isinstance(percep, LossList) else None
-    middle = {"percep": percep} if listed is None else dict(zip(listed.names, listed.members, strict=True))
-    losses = {"pix": getattr(model, "cri_pix", None), **middle, "gan": gan}
-    return {name: loss for name, loss in losses.items() if loss is not None}
-
-
 def losses_of(model: Any) -> tuple[dict[str, PairFunction], dict[str, float]]:
     """The generator losses of a stock model or one of ours, as the training step adds them up, by log name.
 
     Returns:
         Functions ``(sr, hr) -> 0-d loss``, weight included; and the current weights of those that have one.
     """
-    losses = _modules_of(model)
-    functions: dict[str, PairFunction] = {
-        name: lambda sr, hr, loss=loss: _sum(loss(sr, hr))  # type: ignore[misc]
-        for name, loss in losses.items()
-    }
-    if getattr(model, "cri_gan", None):
-        functions["gan"] = lambda sr, hr: _adversarial(model, sr, hr)
+    losses, listed = named_losses(model), getattr(model, "cri_perceptual", None)
+    functions: dict[str, PairFunction] = {}
     weights = {}
-    for name, loss in losses.items():
-        owner = loss.loss if isinstance(loss, HostLoss) else loss
+    for name in [name for name in ("pix", "percep", *getattr(listed, "names", ()), "gan") if name in losses]:
+        owner = losses[name].loss if isinstance(losses[name], HostLoss) else losses[name]
         weight = getattr(owner, "loss_weight", getattr(owner, "perceptual_weight", None))
         if isinstance(weight, int | float):
             weights[name] = float(weight)
+        if isinstance(listed, LossList) and name in listed.names:
+            functions[name] = partial(listed.value, name)
+        elif name == "gan":
+            functions[name] = partial(_adversarial, model)
+        else:
+            functions[name] = partial(_sum, losses[name])
     return functions, weights
 
 
-def _log_name(name: str, model: Any) -> str:
+def _log_name(name: str, losses: Mapping[str, nn.Module]) -> str:
     """The log name of a loss that a user calls by its slot in the YAML, by ``l_pix``, or by its type, if unique."""
-    losses = _modules_of(model)
     of_type = [known for known, loss in losses.items() if type(loss).__name__ == name]
     guesses = [name, SLOTS.get(name, name), re.sub("^l_(g_)?", "", name), *(of_type if len(of_type) == 1 else ())]
     return next((guess for guess in guesses if guess in losses), name)
 
 
-def _sum(result: Tensor | tuple[Tensor | None, ...]) -> Tensor:
+def _sum(loss: nn.Module, sr: Tensor, hr: Tensor) -> Tensor:
+    result = loss(sr, hr)
     values = [v for v in (result if isinstance(result, tuple) else (result,)) if v is not None]
     return torch.stack([v.reshape(()) for v in values]).sum()
 
@@ -96,11 +89,12 @@ def probe_model(
     ``data`` gives batches with ``lq`` and ``gt``; schedules are evaluated at ``iteration``. A loss may be named as in
     the log or the YAML: ``pix``, ``l_pix``, ``pixel_opt``, or its type where no other loss has it.
     """
-    losses, weights = losses_of(model)
-    reference = None if reference is None else _log_name(reference, model)
+    functions, weights = losses_of(model)
+    losses = {name: loss for name, loss in named_losses(model).items() if name in functions}
+    reference = None if reference is None else _log_name(reference, losses)
     if shares is not None:
         given = list(shares)
-        shares = {_log_name(name, model): share for name, share in shares.items()}
+        shares = {_log_name(name, losses): share for name, share in shares.items()}
         if len(shares) < len(given):
             raise InputError(f"probe shares: got {', '.join(given)} for {', '.join(shares)}; name each loss once.")
     if isinstance(getattr(model, "cri_perceptual", None), LossList):
@@ -113,7 +107,7 @@ def probe_model(
                 output = model.net_g(model.lq)
             yield output[0] if isinstance(output, tuple) else output, model.gt
 
-    return probe(losses, pairs(), shares=shares, reference=reference, weights=weights)
+    return probe(functions, pairs(), shares=shares, reference=reference, weights=weights)
 
 
 def probe_yaml(

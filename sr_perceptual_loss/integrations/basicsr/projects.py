@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from basicsr import models as basicsr_models
 from basicsr.models.sr_model import SRModel
-from basicsr.utils.registry import MODEL_REGISTRY
+from basicsr.utils.registry import LOSS_REGISTRY, MODEL_REGISTRY
 from torch import nn
 
 from sr_perceptual_loss.checks import as_int, nearest
 from sr_perceptual_loss.errors import InputError, UnknownNameError
-from sr_perceptual_loss.integrations.basicsr.losses import registered
-from sr_perceptual_loss.integrations.basicsr.models import PerceptualMixin, log_losses, perceptual
-from sr_perceptual_loss.integrations.basicsr.options import ReadKeys, check_model, check_options, record_reads
+from sr_perceptual_loss.integrations.basicsr.entries import is_ours, registered
+from sr_perceptual_loss.integrations.basicsr.models import PerceptualMixin, build_guard, log_losses, perceptual
+from sr_perceptual_loss.integrations.basicsr.options import check_options, check_paths
+from sr_perceptual_loss.integrations.basicsr.read_keys import ReadKeys, check_model, record_reads
 
-__all__ = ["CAMixerCompat", "build_model", "ensure_model"]
+__all__ = ["CAMixerCompat", "build_model", "check_losses", "ensure_model"]
 
 PREFIX = "Perceptual"
 #: BasicSR's own function, also after a reload of this package, which puts ours in its place.
@@ -118,6 +120,28 @@ def ensure_model(model_type: str | None) -> None:
     if base in COMPAT:
         stock = type(base, (COMPAT[base], stock), {"__module__": __name__, "__doc__": stock.__doc__})
     perceptual(stock, model_type)
+
+
+def check_losses(opt: Mapping[str, Any]) -> None:
+    """Check the options, and build our losses once: BasicSR moves the folder of an earlier run before it builds any.
+
+    Raises:
+        InputError, UnknownNameError, WeightsError: as :func:`build_model`.
+    """
+    ensure_model(opt["model_type"])
+    check_options(opt)
+    check_paths(opt)
+    model, train = MODEL_REGISTRY.get(opt["model_type"]), opt["train"]
+    options = train.get("perceptual_opt")
+    if issubclass(model, PerceptualMixin):
+        options = model.list_options(train)
+        build_guard(train.get("guard"), {})
+    # The networks are initialised as without this check, and a warning comes once.
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if options and is_ours(options["type"]):
+            # Not by build_loss, which writes to a log that is not set up yet.
+            LOSS_REGISTRY.get(options["type"])(**{key: value for key, value in options.items() if key != "type"})
 
 
 def build_model(opt: Mapping[str, Any]) -> Any:
