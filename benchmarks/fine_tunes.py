@@ -30,7 +30,7 @@ from sr_perceptual_loss import CriticLoss, create_critic
 from sr_perceptual_loss.critics.registry import critic_class
 
 SETS = {"Set5": "Set5", "Set14": "Set14_x4", "BSD100": "BSD100_x4", "Urban100": "Urban100_x4"}
-COLUMNS = ("psnr_y", "ssim_y", "haarpsi", "score", "hf_ratio", "peak_2", "peak_3", "peak_4", "lattice")
+COLUMNS = ("psnr_y", "ssim_y", "haarpsi", "score", "hf_ratio", "peak_2", "peak_3", "peak_4", "lattice", "dots")
 #: (set, part of the image's name, top, left) of the crops that are shown.
 SHOWN = (
     ("Set14", "img_001", 150, 60),

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from sr_perceptual_loss import Critic, CriticCard, CriticLoss, SizeRule, SSIMLoss
 from sr_perceptual_loss.losses.base import PairLoss
+from sr_perceptual_loss.monitor.dots import dot_maps, dotted_share
 from sr_perceptual_loss.monitor.guard import HackingGuard
 from sr_perceptual_loss.monitor.measures import fidelity
 from sr_perceptual_loss.monitor.spectrum import high_frequency_ratio, periodic_excess
@@ -167,6 +168,7 @@ def measured(net: Network, loss: PairLoss, pairs: list[tuple[Tensor, Tensor]]) -
     values = {name: value for name, (value, _) in fidelity(sr, hr).items()}
     values["hf"] = float(high_frequency_ratio(sr, hr))
     values["grid"] = 255 * max(float(v) for v in periodic_excess(sr, hr).values())
+    values["dots"] = dotted_share(dot_maps(sr, hr))
     values["score"] = float(loss.scores(sr, hr).mean())
     return values
 
@@ -249,7 +251,7 @@ def main() -> None:
         attack(console, options.seeds[0], options)
         return
     train, held_out = photographs(demo.TRAIN), photographs(demo.HELD_OUT)
-    columns = ("alarm (K=20)", "alarm (K=100)", "score", "PSNR", "SSIM", "HaarPSI", "HF/GT", "grid")
+    columns = ("alarm (K=20)", "alarm (K=100)", "score", "PSNR", "SSIM", "HaarPSI", "HF/GT", "grid", "dots")
     table, summary = Table("seed", "run", "steps", *columns), []
     for seed in options.seeds:
         start = pretrained(train, seed, 5 if options.quick else options.pretrain)
@@ -258,7 +260,8 @@ def main() -> None:
             before, after = (measured(n, result["loss"], held_out) for n in (start, result["net"]))
             first = [a[0].split(":")[0].split()[1] if a else "none" for a in result["alarms"].values()]
             shown = [f"{before[k]:.{d}f} -> {after[k]:.{d}f}" for k, d in
-                     (("score", 3), ("psnr", 2), ("ssim", 3), ("haarpsi", 3), ("hf", 2), ("grid", 2))]  # fmt: skip
+                     (("score", 3), ("psnr", 2), ("ssim", 3), ("haarpsi", 3), ("hf", 2), ("grid", 2), ("dots", 2))
+                     ]  # fmt: skip
             table.add_row(str(seed), name, str(result["steps"]), *first, *shown)
             row = {"seed": seed, "run": name, "before": before, "after": after}
             summary.append({**row, **{k: result[k] for k in ("steps", "alarms")}})

@@ -40,11 +40,16 @@ from sr_perceptual_loss.lab.data.images import read_image
 from sr_perceptual_loss.losses.base import PairLoss
 
 CONTROL = "l1"
-COLUMNS = ("psnr_y", "ssim_y", "haarpsi", "hf_ratio", "peak_2", "peak_3", "peak_4", "lattice", "score", "above_gt")
+COLUMNS = (
+    *("psnr_y", "ssim_y", "haarpsi", "hf_ratio", "peak_2", "peak_3", "peak_4"),
+    *("lattice", "dots", "colour", "score", "above_gt"),
+)
 #: (bounds on the amplitude of high frequencies compared with GT, most dB of PSNR lost) after a fine-tune.
 LIMITS = {"weight_free": ((0.6, 1.05), 1.0), "learned": ((0.25, 1.05), 0.5)}
 #: Largest allowed spectral peak at a grid frequency, as a multiple of that of the L1 control.
 PEAK = 2.0
+#: Largest allowed share of the area with visible dots, and change of colour in 8-bit levels.
+MOST = {"dots": 0.05, "colour": 2.0}
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,8 @@ def check_gates(
         for key in sorted(k for k in measured if k.startswith("peak_")):
             limit, name = PEAK * control[key], f"{head}: spectral peak of period {key.removeprefix('peak_')}"
             gates.append(Gate(name, measured[key], f"<= {limit:.2f} ({PEAK:g} x control)", measured[key] <= limit))
+        for key, most in MOST.items():
+            gates.append(Gate(f"{head}: {key}", measured[key], f"<= {most:g}", measured[key] <= most))
     return gates
 
 
@@ -156,7 +163,7 @@ def main() -> None:
     given = options.share if len(options.share) > 1 else options.share * len(options.heads)
     shares = dict(zip(options.heads, given, strict=True))
     torch.set_num_threads(1)
-    console = Console(width=150)
+    console = Console(width=170)
     photographs = Photographs(options.photographs)
     pairs = sorted(image_pairs(options.test), key=lambda pair: pair[2].numel())[: options.pictures]
     plan = Plan(pixel_steps=options.pixel_steps, steps=options.steps, batch=options.batch, rate=options.rate)

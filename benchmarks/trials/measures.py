@@ -1,4 +1,4 @@
-"""What is measured on SR images: fidelity, similarity, sharpness, and periodic patterns."""
+"""What is measured on SR images: fidelity, similarity, sharpness, patterns, dots and colour."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from sr_perceptual_loss.critics.base import Critic
 from sr_perceptual_loss.critics.haarpsi import haarpsi
 from sr_perceptual_loss.critics.texture_stats.bands import pyramid
 from sr_perceptual_loss.lab.evaluation.sr_metrics import psnr, ssim_8bit
+from sr_perceptual_loss.monitor.dots import dot_maps, dotted_share
+from sr_perceptual_loss.monitor.measures import colour_shift
 from sr_perceptual_loss.ops.lattice import lattice_contrast
 from trials.peaks import spectral_peaks
 
@@ -57,7 +59,8 @@ def measure(
     Returns:
         Measure -> number; ``hf_ratio`` is mean :func:`detail` over that of GT, ``peak_2`` .. ``peak_4`` the largest
         ratio of a grid frequency to its surroundings in the mean spectrum of all images, ``lattice`` the mean
-        :func:`~sr_perceptual_loss.ops.lattice.lattice_contrast` of luma (photographs: about 0.12).
+        :func:`~sr_perceptual_loss.ops.lattice.lattice_contrast` of luma (photographs: about 0.12), ``dots`` the share
+        of the area with visible dots, ``colour`` the change of colour in 8-bit levels.
     """
     rows: list[dict[str, float]] = []
     peaks = []
@@ -71,6 +74,7 @@ def measure(
             best = _score_of_gt(critic, hr[cut])
             row["above_gt"] = float(row["score"] > best + 1e-6)
         row["lattice"] = float(lattice_contrast(pyramid(sr[cut], 1)[0].detail[:, :1], CELL).mean())
+        row["dots"], row["colour"] = dotted_share(dot_maps(sr[cut], hr[cut])), float(colour_shift(sr[cut], hr[cut]))
         row["hf_sr"], row["hf_hr"] = float(detail(sr)), float(detail(hr))
         rows.append(row)
         peaks.append({period: float(value) for period, value in spectral_peaks(sr[cut], PERIODS).items()})

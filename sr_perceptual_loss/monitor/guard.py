@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sr_perceptual_loss.checks import as_float, as_int, check_choice, check_known_keys, check_pair
+from sr_perceptual_loss.checks import as_float, as_int, check_choice, check_pair
 from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.losses.base import PairLoss
 from sr_perceptual_loss.losses.distributed import world_size
-from sr_perceptual_loss.monitor.measures import FIDELITY, MEASURES, average_over_ranks, measure
+from sr_perceptual_loss.monitor.measures import CLEAN, FIDELITY, LIMITS, MEASURES, average_over_ranks, measure
 
 __all__ = ["Alarm", "HackingError", "HackingGuard"]
 
@@ -29,27 +29,18 @@ ACTIONS = ("warn", "freeze_weight", "halve", "stop")
 
 #: An alarm needs this many votes; a measure that got worse gives one.
 VOTES = 2
-#: At this multiple of their limit high-frequency energy and patterns give two votes: better images cause neither.
-STRONG = 1.5
+#: At this multiple of their limit these measures give two votes: better images cause none of them.
+STRONG, DOUBLE = 1.5, ("hf_over", "grid", "dots")
 #: Weight of earlier checks in the smoothed values.
 EMA = 0.5
-#: Smallest rise of a score that counts, in standard deviations of the score over images.
-RISE = 0.5
-#: How much worse than at its best a measure must be to count. ``tolerance`` multiplies the first three.
-LIMITS = {
-    "psnr": 1.0,  # dB
-    "ssim": 0.03,
-    "haarpsi": 0.03,
-    "hf_over": math.log2(1.3),  # high-frequency energy 1.3 times that of the reference
-    "hf_under": math.log2(2.0),  # half of it
-    "grid": 1.0,  # root mean square of a pattern that the reference lacks, in 8-bit levels
-    "over_gt": 0.5,  # share of the images that score above their reference
-}
+#: Smallest rise of a score that counts, in standard errors of its mean over the images. Dots count with any rise: where
+#: the weight was too large for a network, its score rose by a third of its standard deviation over the images.
+RISE = 2.0
 #: At most this many images of a batch are used.
 IMAGES = 16
 
 #: Attributes that a resumed run needs, without their leading underscore.
-STATE = ("checks", "last", "smooth", "anchors", "streaks", "quiet", "episodes", "caps", "multipliers", "alarms")
+STATE = ("last", "smooth", "anchors", "streaks", "episodes", "caps", "multipliers")
 
 
 class HackingError(RuntimeError):
@@ -78,12 +69,13 @@ class Alarm:
 
 
 class HackingGuard:
-    """Alarm if score(now) - score(then) > 0.5 sd of the score while measures with at least two votes got worse.
+    """Alarm if score(now) - score(then) > 2 standard errors while measures with at least two votes got worse.
 
-    A measure that got worse by its limit has one vote; high-frequency energy and patterns have two at 1.5 times their
-    limit. "Then" is, for each measure, the check at which it was best. So training from scratch, fine-tuning, and a
-    critic that starts late need no different settings. All values are smoothed over checks. There is one alarm per
-    episode: the next one needs ``patience`` checks without evidence first. Nothing is computed between checks.
+    A measure that got worse by its limit has one vote; high-frequency energy, patterns and dots have two at 1.5 times
+    their limit, and dots count with any rise of the score. "Then" is, for each measure, the check at which it was best.
+    So training from scratch, fine-tuning, and a critic that starts late need no different settings. All values are
+    smoothed over checks. There is one alarm per episode: the next one needs ``patience`` checks without evidence first.
+    Nothing is computed between checks.
 
     Args:
         every: K; a check happens at the first call at or after each multiple of it, and at the very first call.
@@ -91,18 +83,18 @@ class HackingGuard:
             ramp it only reports); ``halve`` halves the weight, once per episode; ``stop`` raises
             :class:`HackingError`. All of them call ``on_alarm``.
         patience: consecutive checks that must agree.
-        tolerance: factor on the limits of PSNR, SSIM and HaarPSI (1 dB, 0.03, 0.03). Adversarial training lowers
-            fidelity in exchange for texture: the GAN models of this package use 3.
-        off: names of measures that are switched off: ``psnr``, ``ssim``, ``haarpsi``, ``hf``, ``grid``, ``over_gt``.
-            ``step`` also leaves out measures that one of its losses optimises.
+        tolerance: factor on the limits of PSNR, SSIM, HaarPSI and DISTS (1 dB, 0.03, 0.03, 0.06). Adversarial
+            training lowers fidelity in exchange for texture: the GAN models of this package use 3.
+        off: names of measures that are switched off: ``psnr``, ``ssim``, ``haarpsi``, ``dists``, ``hf``, ``grid``,
+            ``dots``, ``colour``, ``over_gt``. ``step`` also leaves out measures that one of its losses optimises.
 
     Attributes:
         on_alarm: called with each :class:`Alarm`; by default the package's logger warns. Assign another function.
-        values: of the last check, for logs: ``psnr``, ``ssim``, ``haarpsi``, ``overshoot`` (share of the values of the
-            SR images outside of [0, 1]), ``hf`` (high-frequency energy over that of the GT), ``grid`` (8-bit levels),
-            ``over_gt`` (share of images), ``alarm`` (1 during an episode), and for ``halve`` ``weight`` (smallest
-            multiplier of a loss). The same on all ranks. Measures that are not used are absent. Empty before the first
+        values: of the last check, for logs: the measures of ``off`` that are used (``hf`` is the ratio to the GT's),
+            ``overshoot`` (share of the values of the SR images outside of [0, 1]), ``alarm`` (1 during an episode), and
+            for ``halve`` ``weight`` (smallest multiplier of a loss). The same on all ranks. Empty before the first
             check, and after one with NaN or infinity.
+        worst: of the last check on this rank, where the dots of each image are strongest: (image, y, x, 8-bit levels).
         limits: how much worse each measure must get to count.
 
     Raises:
@@ -125,20 +117,19 @@ class HackingGuard:
         if isinstance(off, str) or not isinstance(off, Collection):
             raise InputError(f"guard.off: got {off!r}, expected a list of measures such as [ssim, hf].")
         self.off = tuple(check_choice("guard.off", name, MEASURES) for name in off)
-        self.limits = {name: limit * (self.tolerance if name in FIDELITY else 1) for name, limit in LIMITS.items()}
+        self.limits = {name: limit * (self.tolerance if name in FIDELITY else 1) for name, (limit, _) in LIMITS.items()}
         self.on_alarm: Callable[[Alarm], object] = _warn
         self.values: dict[str, float] = {}
+        self.worst: list[tuple[int, int, int, float]] = []
         # Keys that the last check measured; older values of other measures are ignored.
         self._current: tuple[str, ...] = ()
-        self._checks, self._alarms = 0, 0
         self._last: int | None = None
-        # Smoothed measures (lower is better), and mean and standard deviation of each loss's score.
+        # Smoothed measures (lower is better), and mean and standard error of each loss's score.
         self._smooth: dict[str, float] = {}
-        # measure -> its best value, the iteration of that check, and the scores (mean, sd) at that check.
+        # measure -> its best value, the iteration of that check, and the scores (mean, standard error) then.
         self._anchors: dict[str, dict[str, Any]] = {}
-        # By loss: consecutive checks with and without evidence, whether an episode lasts, and limits set by actions.
+        # By loss: consecutive checks with evidence (negative: without), whether an episode lasts, limits by actions.
         self._streaks: dict[str, int] = {}
-        self._quiet: dict[str, int] = {}
         self._episodes: dict[str, bool] = {}
         self._caps: dict[str, float] = {}
         self._multipliers: dict[str, float] = {}
@@ -175,15 +166,13 @@ class HackingGuard:
             x = sr.new_zeros((1, *sr.shape[1:])) if empty else sr[:IMAGES].detach()
             y = x if empty else hr[:IMAGES].detach()
             scores = {name: score for name, loss in losses.items() if (score := loss.scores(x, y)) is not None}
+            gt_scores = {name: losses[name].scores(y, y) for name in scores}
+            factors = {name: losses[name].schedule.ramp_factor(iteration) for name in scores}
+            optimised = {name for loss in losses.values() for name in loss.optimises}
+            # LPIPS compares features like those of DISTS.
+            optimised |= {"dists" for name in optimised if "lpips" in name or "dists" in name}
             alarms = self.check(
-                iteration,
-                x,
-                y,
-                scores,
-                {name: losses[name].scores(y, y) for name in scores},
-                ramp_factors={name: losses[name].schedule.ramp_factor(iteration) for name in scores},
-                optimised={name for loss in losses.values() for name in loss.optimises},
-                counts=not empty,
+                iteration, x, y, scores, gt_scores, ramp_factors=factors, optimised=optimised, counts=not empty
             )
         self.limit_weight(losses)
         return alarms
@@ -226,21 +215,18 @@ class HackingGuard:
         """
         check_pair(sr, hr)
         self._last = as_int("iteration", iteration)
-        measured, logged = measure(sr[:IMAGES], hr[:IMAGES], scores, gt_scores or {}, {*self.off, *optimised})
-        measured = average_over_ranks(measured, sr.device, counts=counts)
-        logged = average_over_ranks(logged, sr.device, counts=counts)
+        x, y, off = sr[:IMAGES], hr[:IMAGES], {*self.off, *optimised}
+        *found, self.worst = measure(x, y, scores, gt_scores or {}, off)
+        measured, logged = (average_over_ranks(values, sr.device, counts=counts) for values in found)
         self.values = {}
         if not all(math.isfinite(value) for value in measured.values()):
             return []
-        self._checks += 1
         self._current = tuple(measured)
         for name, value in measured.items():
             self._smooth[name] = EMA * self._smooth.get(name, value) + (1 - EMA) * value
         self._move_anchors(iteration, list(scores))
-        ramp_factors = ramp_factors or {}
-        decisions = [self._decide(name, iteration, ramp_factors.get(name, 1.0)) for name in scores]
-        alarms = [alarm for alarm in decisions if alarm is not None]
-        self._alarms += len(alarms)
+        factors = dict.fromkeys(scores, 1.0) | dict(ramp_factors or {})
+        alarms = [alarm for name in scores if (alarm := self._decide(name, iteration, factors[name]))]
         self.values = logged | self._summary(measured)
         for alarm in alarms:
             self.on_alarm(alarm)
@@ -251,7 +237,7 @@ class HackingGuard:
     def _summary(self, measured: Mapping[str, float]) -> dict[str, float]:
         """The part of ``values`` that belongs to the decision: its measures, the weight and the alarm."""
         summary = {"hf": 2.0 ** (measured["hf_over"] - measured["hf_under"])} if "hf_over" in measured else {}
-        for name, prefix in (("grid", "period_"), ("over_gt", "over_gt ")):
+        for name, prefix in (("grid", "period_"), ("colour", "colour"), ("over_gt", "over_gt ")):
             if matching := [value for key, value in measured.items() if key.startswith(prefix)]:
                 summary[name] = max(matching)
         if self.action == "halve":
@@ -261,28 +247,22 @@ class HackingGuard:
     def _move_anchors(self, iteration: int, names: Sequence[str]) -> None:
         """Make this check the anchor of each measure that is at its best now; later checks are compared with it."""
         scores = {name: [self._smooth[f"score {name}"], self._smooth[f"spread {name}"]] for name in names}
-        for key in self._current:
-            if key.startswith(("score ", "spread ")):
-                continue
+        for key in (key for key in self._current if not key.startswith(("score ", "spread "))):
             value, anchor = self._smooth[key], self._anchors.get(key)
             if anchor is None or value <= anchor["value"]:
                 self._anchors[key] = {"value": value, "iteration": iteration, "scores": dict(scores)}
             else:
-                for name, statistics in scores.items():
-                    anchor["scores"].setdefault(name, statistics)
+                anchor["scores"] = scores | anchor["scores"]
 
     def _decide(self, name: str, iteration: int, ramp_factor: float) -> Alarm | None:
         """Count consecutive checks with and without evidence; one alarm per episode, at the ``patience``-th with it."""
         votes, rise, since, reasons = self._evidence(name)
-        if votes < VOTES or ramp_factor == 0:
-            self._streaks[name] = 0
-            self._quiet[name] = self._quiet.get(name, 0) + 1
-            if self._quiet[name] >= self.patience:
-                self._episodes[name] = False
-            return None
-        self._quiet[name] = 0
-        self._streaks[name] = self._streaks.get(name, 0) + 1
-        if self._streaks[name] < self.patience or self._episodes.get(name, False):
+        streak = self._streaks.get(name, 0)
+        evident = votes >= VOTES and ramp_factor > 0
+        self._streaks[name] = streak = max(streak, 0) + 1 if evident else min(streak, 0) - 1
+        if streak <= -self.patience:
+            self._episodes[name] = False
+        if streak < self.patience or self._episodes.get(name, False):
             return None
         self._episodes[name] = True
         listed = reasons[0] if len(reasons) == 1 else f"{', '.join(reasons[:-1])} and {reasons[-1]}"
@@ -293,40 +273,28 @@ class HackingGuard:
         """Votes, the largest rise of the score, the iteration since when, and one reason per measure that got worse."""
         votes, largest, reasons = 0, (0.0, 0), []
         # Key of a measured value -> name of its limit.
-        kinds = {m: m for m in (*FIDELITY, "hf_over", "hf_under")} | {f"over_gt {name}": "over_gt"}
+        kinds = {m: m for m in LIMITS} | {f"over_gt {name}": "over_gt"}
         if patterns := [m for m in self._current if m.startswith("period_")]:
             kinds[max(patterns, key=self._worsening)] = "grid"
-        for key, kind in kinds.items():
-            if key not in self._current:
-                continue
+        for key, kind in ((key, kind) for key, kind in kinds.items() if key in self._current):
             limit, worse, anchor = self.limits[kind], self._worsening(key), self._anchors[key]
             score, spread = anchor["scores"][name]
             rise = self._smooth[f"score {name}"] - score
-            if worse <= 0 or worse < limit or rise <= max(RISE * spread, 1e-6):
+            if worse <= 0 or worse < limit or rise <= max(spread * (0 if kind == "dots" else RISE), 1e-6):
                 continue
-            votes += 2 if kind in ("hf_over", "grid") and worse >= STRONG * limit else 1
+            votes += 2 if kind in DOUBLE and worse >= STRONG * limit else 1
             largest = max(largest, (rise, anchor["iteration"]))
-            reasons.append(self._describe(key, kind))
+            now, period = self._smooth[key], key.removeprefix("period_")
+            values = {"times": 2**now, "fraction": 2**-now, "share": CLEAN * (2**now - 1)}
+            reasons.append(LIMITS[kind][1].format(now=now, worse=worse, period=period, **values))
         return votes, *largest, reasons
 
     def _worsening(self, key: str) -> float:
         """How much worse a measure is than at its best."""
         return self._smooth[key] - self._anchors[key]["value"]
 
-    def _describe(self, key: str, kind: str) -> str:
-        now, worse = self._smooth[key], self._worsening(key)
-        if kind == "psnr":
-            return f"PSNR fell by {worse:.1f} dB"
-        if kind in FIDELITY:
-            return f"{'SSIM' if kind == 'ssim' else 'HaarPSI'} fell by {worse:.3f}"
-        if kind == "over_gt":
-            return f"{100 * now:.0f} % of the images scored above their ground truth"
-        if kind == "grid":
-            return f"a pattern of period {key.split('_')[1]} appeared ({now:.1f} of 255 levels)"
-        return f"high-frequency energy became {2 ** (now if kind == 'hf_over' else -now):.2g} times that of the GT"
-
     def _act(self, name: str, ramp_factor: float) -> str:
-        """Set the new limit of the weight; returns a description of it."""
+        """Set the new limit of the weight, and describe it."""
         if self.action == "freeze_weight":
             self._caps[name] = min(self._caps.get(name, 1.0), ramp_factor)
             return f"Its weight stays at {self._caps[name]:.3g} times the full weight from now on."
@@ -351,11 +319,8 @@ class HackingGuard:
         Raises:
             InputError: unknown or missing keys.
         """
-        known = (*STATE, "values")
-        check_known_keys("guard state", state, known)
-        missing = [name for name in known if name not in state]
-        if missing:
-            raise InputError(f"guard state: {', '.join(missing)} missing; it is of another version of this package.")
+        if differ := ", ".join(sorted(set(state) ^ {*STATE, "values"})):
+            raise InputError(f"guard state: {differ} missing or unknown; it is of another version of this package.")
         for name in STATE:
             setattr(self, f"_{name}", copy.deepcopy(state[name]))
         self.values = dict(state["values"])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sr_perceptual_loss.errors import InputError
 
-__all__ = ["gaussian_means", "grid_share", "lattice_contrast"]
+__all__ = ["dot_strength", "gaussian_means", "grid_share", "lattice_contrast"]
 
 #: Sigma of the neighbourhoods, in cells. A larger one detects fainter patterns.
 CELLS = 4.0
@@ -114,3 +114,39 @@ def lattice_contrast(detail: Tensor, period: int) -> Tensor:
     # The constant keeps the gradient of the root finite where all phases agree.
     spread = ((energies - mean).square().mean(2) + (1e-3 * INVISIBLE**2) ** 2).sqrt()
     return spread / (mean.squeeze(2) + INVISIBLE**2)
+
+
+def _uneven(squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of squared phases: (energy of each phase - mean) / mean; the variance that chance alone gives it; the mean."""
+    energies = gaussian_means(squares, CELLS, 2)
+    mean = energies.mean(2, keepdim=True)
+    # Chance: the variance of the energy over cells, times the sum of the squared weights of a window.
+    spread = gaussian_means(squares.square().mean(2), CELLS, 2) - energies.square().mean(2)
+    rows, columns = (_smoothing(side, CELLS, 2, squares).square().sum(1) for side in squares.shape[-2:])
+    unit = mean + INVISIBLE**2
+    chance = spread * torch.outer(rows, columns) / unit.squeeze(2).square()
+    return (energies - mean) / unit, chance, mean.squeeze(2)
+
+
+def dot_strength(sr_detail: Tensor, hr_detail: Tensor, period: int) -> Tensor:
+    """max(0, v(sr) - max(v(hr), s) - c) * r: dots on the lattice that chance and the reference do not explain.
+
+    v: variance over phases of the local mean square, in units of its squared mean. s: the part of v(sr) that has the
+    phases of the reference, such as an edge along the lattice. c: the variance that independent cells have by chance.
+    r: local root mean square of ``sr_detail``.
+
+    Args:
+        sr_detail: high-pass SR image, (N, C, H, W).
+        hr_detail: the same of the reference.
+        period: of the lattice, in pixels.
+
+    Returns:
+        (N, C, ceil((H // period) / 2), ceil((W // period) / 2)), >= 0, in units of the image.
+
+    Raises:
+        InputError: fewer than two cells.
+    """
+    (sr, chance, energy), (hr, _, _) = (_uneven(_phases(detail, period).square()) for detail in (sr_detail, hr_detail))
+    natural = hr.square().mean(2)
+    same = (sr * hr).mean(2).clamp(min=0).square() / (natural + 1e-6)
+    return (sr.square().mean(2) - torch.maximum(natural, same) - chance).clamp(min=0) * energy.sqrt()

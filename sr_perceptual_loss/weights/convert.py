@@ -101,20 +101,21 @@ class _Source:
         self.state = {k: v for k, v in state.items() if k not in self.dropped}
 
     def report(self, out: Path, critic: Storable, random: tuple[str, ...] = (), **header: Any) -> ConversionReport:
-        """Save the critic and say what it was made of; a file that is not of the same checkpoint is never replaced."""
-        if out.is_file() and not self._is_source_of(out):
+        """Save the critic and say what it was made of; only an earlier conversion is replaced."""
+        if out.is_file() and not _is_conversion(out):
             raise WeightsError(
-                f"{out}: exists, and is no conversion of this file. Remove it, or name another: --out FILE"
+                f"{out}: exists, and is no conversion of a checkpoint. Remove it, or name another: --out FILE"
             )
         sha256 = save(critic, out, source_sha256=self.sha256, **header)
         entries, dropped = len(stored_entries(critic)), tuple(sorted(self.dropped))
         return ConversionReport(out, sha256, entries, self.found.key, self.sha256, self.found.others, dropped, random)
 
-    def _is_source_of(self, file: Path) -> bool:
-        try:
-            return unpack(file)[0].get("srpl.source_sha256") == self.sha256
-        except WeightsError:
-            return False
+
+def _is_conversion(file: Path) -> bool:
+    try:
+        return bool(unpack(file)[0].get("srpl.source_sha256"))
+    except WeightsError:
+        return False
 
 
 def _facts(source: WeightsEntry | AbsoluteCheckpoint | None) -> dict[str, Any]:

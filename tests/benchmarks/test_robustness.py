@@ -60,7 +60,7 @@ def test_measures_of_gt_itself(folder):
     found = measure(dict(references), references, HaarPSI())
     assert found["hf_ratio"] == 1
     assert found["haarpsi"] == pytest.approx(1, abs=1e-5)
-    assert found["above_gt"] == 0
+    assert found["above_gt"] == found["dots"] == found["colour"] == 0
     blurred = measure({name: enlarged(shrink(hr)) for name, hr in references}, references)
     assert blurred["hf_ratio"] < 0.3
 
@@ -74,7 +74,9 @@ def test_dots_at_one_phase_are_measured(folder):
         signs = torch.randint(0, 2, cells, generator=torch.Generator().manual_seed(0)) * 2.0 - 1
         dotted[name] = image.clone()
         dotted[name][..., 1::4, 2::4] += 0.1 * signs
-    assert measure(dotted, references)["lattice"] > 3 * measure(soft, references)["lattice"]
+    found, clean = measure(dotted, references), measure(soft, references)
+    assert found["lattice"] > 3 * clean["lattice"]
+    assert found["dots"] > 0.9 > 0.3 > clean["dots"]
 
 
 def test_rated_pairs_are_counted(folder, tmp_path):
@@ -116,7 +118,8 @@ def test_attack_from_gt_cannot_pass_it(folder, tmp_path):
 
 
 def measures(**changes):
-    return {"psnr_y": 27.0, "hf_ratio": 0.8, "haarpsi": 0.75, "peak_2": 1.0, "peak_3": 1.0, "peak_4": 1.0, **changes}
+    peaks = {f"peak_{period}": 1.0 for period in (2, 3, 4)}
+    return {"psnr_y": 27.0, "hf_ratio": 0.8, "haarpsi": 0.75, **peaks, "dots": 0.01, "colour": 0.2, **changes}
 
 
 @pytest.mark.parametrize(
@@ -127,6 +130,8 @@ def measures(**changes):
         ({"hf_ratio": 1.2}, "high-frequency"),
         ({"psnr_y": 25.9}, "PSNR"),
         ({"peak_3": 2.1}, "period 3"),
+        ({"dots": 0.06}, "dots"),
+        ({"colour": 2.1}, "colour"),
     ],
 )
 def test_each_gate_fails_for_its_reason(change, failed):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from pairs import make_pair
 
-from sr_perceptual_loss.monitor.measures import average_over_ranks, fidelity, measure
+from sr_perceptual_loss.monitor.measures import FIDELITY, average_over_ranks, colour_shift, fidelity, measure
 
 _, HR = make_pair(4, 64, 64, seed=1)
 BLURRED = F.interpolate(F.avg_pool2d(HR, 4), size=64, mode="bilinear", align_corners=False)
@@ -16,7 +16,7 @@ BLURRED = F.interpolate(F.avg_pool2d(HR, 4), size=64, mode="bilinear", align_cor
 def test_fidelity_values_and_gains():
     same = fidelity(HR, HR)
     assert same["psnr"][0] == pytest.approx(60) and same["ssim"][0] == pytest.approx(1, abs=1e-5)
-    assert same["haarpsi"][0] == pytest.approx(1, abs=1e-3)
+    assert same["haarpsi"][0] == pytest.approx(1, abs=1e-3) and same["dists"][0] == pytest.approx(1, abs=1e-3)
     assert all(gain == pytest.approx(0, abs=1e-4) for _, gain in fidelity(BLURRED, HR).values())
     noisy = HR.clamp(0.1, 0.9) + 0.1
     expected = -10 * (noisy.clamp(0, 1) - HR).square().mean((1, 2, 3)).log10().mean()
@@ -29,10 +29,11 @@ def test_measures_that_need_larger_images_are_left_out():
 
 
 def test_equal_images_have_no_excess():
-    measured, shown = measure(HR, HR, {}, {})
-    zero = {name: value for name, value in measured.items() if name not in ("psnr", "ssim", "haarpsi")}
-    assert zero == dict.fromkeys(("hf_over", "hf_under", "period_2", "period_3", "period_4", "period_8"), 0)
-    assert set(shown) == {"psnr", "ssim", "haarpsi", "overshoot"} and shown["overshoot"] == 0
+    measured, shown, _ = measure(HR, HR, {}, {})
+    zero = {name: value for name, value in measured.items() if name not in FIDELITY}
+    periods = ("period_2", "period_3", "period_4", "period_8")
+    assert zero == dict.fromkeys(("hf_over", "hf_under", *periods, "dots", "colour"), 0)
+    assert set(shown) == {*FIDELITY, "overshoot", "dots"} and shown["overshoot"] == 0
 
 
 def test_blur_noise_and_a_grid_have_their_measures():
@@ -45,13 +46,25 @@ def test_blur_noise_and_a_grid_have_their_measures():
 
 
 def test_scores_are_relative_to_the_reference():
-    off = ("psnr", "ssim", "haarpsi", "hf", "grid")
+    off = (*FIDELITY, "hf", "grid", "dots", "colour")
     scores, gt_scores = {"a": torch.tensor([1.0, 3.0])}, {"a": torch.tensor([2.0, 2.0])}
     assert measure(HR, HR, scores, gt_scores, off)[0] == {
-        "over_gt a": 0.5, "score a": 0.0, "spread a": pytest.approx(2**0.5)
+        "over_gt a": 0.5, "score a": 0.0, "spread a": pytest.approx(1.0)
     }  # fmt: skip
     assert set(measure(HR, HR, scores, gt_scores, (*off, "over_gt"))[0]) == {"score a", "spread a"}
     assert measure(HR, HR, {"a": torch.tensor([1.0])}, {}, off)[0] == {"score a": 1.0, "spread a": 0.0}
+
+
+def test_colour_shift_is_a_cast_or_a_change_of_saturation():
+    image = 0.3 + 0.4 * BLURRED
+    cast = torch.tensor([3.0, 0.0, 0.0]).view(3, 1, 1) / 255
+    grey = image.mean(1, keepdim=True)
+    torch.testing.assert_close(
+        colour_shift(grey + cast, grey.expand_as(image)), torch.full((4,), 3.0), atol=1e-4, rtol=0
+    )
+    areas = F.avg_pool2d(image, 8)
+    expected = 255 * 0.2 * (areas.amax(1) - areas.amin(1)).mean((1, 2))
+    torch.testing.assert_close(colour_shift(grey + 1.2 * (image - grey), image), expected, atol=1e-3, rtol=0)
 
 
 @pytest.fixture

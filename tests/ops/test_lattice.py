@@ -7,7 +7,7 @@ import torch
 
 from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.ops import lattice
-from sr_perceptual_loss.ops.lattice import INVISIBLE, gaussian_means, grid_share, lattice_contrast
+from sr_perceptual_loss.ops.lattice import INVISIBLE, dot_strength, gaussian_means, grid_share, lattice_contrast
 
 
 def noise(side: int = 192) -> torch.Tensor:
@@ -57,6 +57,19 @@ def test_dots_of_any_sign_have_contrast_and_noise_has_little(period):
     assert float(lattice_contrast(noise(), period).mean()) < 0.25
     # Their sign averages out, so they are no grid.
     assert float(grid_share(image, period).mean()) < 0.02
+
+
+@pytest.mark.parametrize("period", [3, 4])
+def test_strength_of_dots_is_what_chance_and_the_reference_do_not_explain(period):
+    signs = torch.randint(0, 2, (48, 48), generator=torch.Generator().manual_seed(1)).double() * 2 - 1
+    image = dots(signs, period)
+    energy = float(image.square().mean())
+    # Equal squares in all cells leave nothing to chance.
+    expected = (period**2 - 1) * (energy / (energy + INVISIBLE**2)) ** 2 * energy**0.5
+    found = dot_strength(image, torch.zeros_like(image), period)
+    assert float(found.mean()) == pytest.approx(expected, rel=1e-6) and found.shape == (1, 1, 24, 24)
+    assert float(dot_strength(image, image, period).max()) == pytest.approx(0, abs=1e-12)
+    assert float(dot_strength(noise(), noise().flip(-1), period).mean()) < 1e-4
 
 
 def test_flat_images_have_neither_and_their_gradient_is_finite():

@@ -17,7 +17,7 @@ from torch import nn
 
 from sr_perceptual_loss.critics.registry import create_critic
 from sr_perceptual_loss.errors import WeightsError
-from sr_perceptual_loss.weights import load_weights
+from sr_perceptual_loss.weights import load_weights, save_weights
 from sr_perceptual_loss.weights.convert import convert, read_checkpoint
 from sr_perceptual_loss.weights.file import read, sha256_of
 from sr_perceptual_loss.weights.matching import stored_entries
@@ -161,16 +161,19 @@ def test_a_changed_byte_is_found(small, small_class, checkpoint, tmp_path):
         convert(checkpoint, small_class(), tmp_path / "out.safetensors")
 
 
-def test_only_a_conversion_of_the_same_checkpoint_is_replaced(small, small_class, as_published, checkpoint, tmp_path):
+def test_only_an_earlier_conversion_is_replaced(small, small_class, as_published, checkpoint, tmp_path):
     out, other = tmp_path / "out.safetensors", tmp_path / "other.safetensors"
     convert(checkpoint, small_class(), out)
     convert(checkpoint, small_class(), out)
     save_file({k: v.clone() for k, v in as_published(small_class()).items()}, other)
-    before = other.read_bytes(), out.read_bytes()
-    for source, target in ((other, out), (other, other), (checkpoint, other)):
+    own, before = tmp_path / "own.safetensors", other.read_bytes()
+    save_weights(small_class(), own)
+    for target in (other, own):
         with pytest.raises(WeightsError, match=rf"{target.name}: exists"):
-            convert(source, small_class(), target)
-    assert (other.read_bytes(), out.read_bytes()) == before
+            convert(checkpoint, small_class(), target)
+    assert other.read_bytes() == before
+    convert(other, small_class(), out)
+    assert read(out).metadata["srpl.source_sha256"] == sha256_of(other)
 
 
 def test_missing_file_and_folder(small, tmp_path):
