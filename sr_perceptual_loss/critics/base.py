@@ -2,7 +2,7 @@
 
 A critic has no sign, crops, freezing or schedule of a loss, so that the same class can be trained, evaluated and used
 as a loss. A new critic is one file: a subclass of :class:`Critic` with a ``card``,
-``_encode_target`` and ``_compare``, decorated with ``register_critic`` and imported in ``critics/__init__.py``.
+``_encode_target`` and ``_compare``, decorated with ``register_critic`` and named in the table of ``registry.py``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Critics by name: register, create, list."""
+"""Critics by name: register, create, list. The module of a critic is imported when the critic is first asked for."""
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -19,6 +20,22 @@ from sr_perceptual_loss.weights.convert import is_warm_start
 
 __all__ = ["create_critic", "critic_class", "get_card", "list_critics", "register_critic", "which_critic"]
 
+#: Critics of this package -> their module in ``critics/``. torchvision and timm, which some need, take seconds to import.
+_MODULES = {
+    "dists": "dists",
+    "dists_vgg": "dists",
+    "efficient_pban": "efficient_pban",
+    "haarpsi": "haarpsi",
+    "lpips": "lpips",
+    "lpips_alex": "lpips",
+    "lpips_squeeze": "lpips",
+    "lpips_vgg": "lpips",
+    "rqi_ahiq": "rqi_ahiq",
+    "rqi_maniqa": "rqi_maniqa",
+    "rqi_topiq": "rqi_topiq",
+    "ssimulacra2": "ssimulacra2",
+    "texture_stats": "texture_stats",
+}
 _CRITICS: dict[str, type[Critic]] = {}
 
 C = TypeVar("C", bound=type[Critic])
@@ -33,16 +50,19 @@ def register_critic(cls: C) -> C:
         InputError: the name is taken.
     """
     name = cls.card.name
-    known = _CRITICS.get(name)
-    if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-        raise InputError(f"critic '{name}' is already registered by {known.__module__}.{known.__qualname__}.")
+    ours = f"{__package__}.{_MODULES[name]}" if name in _MODULES else cls.__module__
+    known = _CRITICS.get(name, cls)
+    same = (known.__module__, known.__qualname__) == (cls.__module__, cls.__qualname__)
+    if not same or not f"{cls.__module__}.".startswith(f"{ours}."):
+        place = ours if same else f"{known.__module__}.{known.__qualname__}"
+        raise InputError(f"critic '{name}' is already registered by {place}.")
     _CRITICS[name] = cls
     return cls
 
 
 def list_critics() -> list[str]:
-    """Names of all registered critics, sorted."""
-    return sorted(_CRITICS)
+    """Names of all critics, sorted: those of this package and those that were registered."""
+    return sorted({*_MODULES, *_CRITICS})
 
 
 def critic_class(name: str) -> type[Critic]:
@@ -53,9 +73,11 @@ def critic_class(name: str) -> type[Critic]:
         InputError: not a string.
     """
     if not isinstance(name, str):
-        raise InputError(f"critic: got {name!r}, expected the name of a critic.{nearest('', _CRITICS)}")
+        raise InputError(f"critic: got {name!r}, expected the name of a critic.{nearest('', list_critics())}")
+    if name not in _CRITICS and name in _MODULES:
+        importlib.import_module(f"{__package__}.{_MODULES[name]}")
     if name not in _CRITICS:
-        raise UnknownNameError(f"no critic '{name}'.{nearest(name, _CRITICS)}")
+        raise UnknownNameError(f"no critic '{name}'.{nearest(name, list_critics())}")
     return _CRITICS[name]
 
 
@@ -127,7 +149,8 @@ def _with_weights(cls: type[Critic], weights: str | Path) -> Critic:
 def which_critic(keys: Collection[str]) -> str | None:
     """The registered critic whose state dict shares most keys, and more than half; for error messages."""
     best, best_share, given = None, 0.5, set(keys)
-    for name, cls in sorted(_CRITICS.items()):
+    for name in list_critics():
+        cls = critic_class(name)
         if not cls.card.needs_weights:
             continue
         with torch.random.fork_rng(devices=[]), torch.device("meta"):

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.squeezenet import Fire
 
 __all__ = ["TAPS", "EfficientNetLite0", "L2Pool", "Trunk"]
 
@@ -145,6 +144,21 @@ class Trunk(nn.Module):
         return maps
 
 
+class Fire(nn.Module):
+    """SqueezeNet's block: 1x1 convolution, then 1x1 and 3x3 convolutions side by side; names as in torchvision."""
+
+    def __init__(self, inputs: int, narrow: int, wide: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(inputs, narrow, 1)
+        self.expand1x1 = nn.Conv2d(narrow, wide, 1)
+        self.expand3x3 = nn.Conv2d(narrow, wide, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) -> (N, 2 wide, H, W)."""
+        x = F.relu(self.squeeze(x))
+        return F.relu(torch.cat([self.expand1x1(x), self.expand3x3(x)], 1))
+
+
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, kernel, stride, padding), nn.ReLU(inplace=True)]
 
@@ -173,7 +187,7 @@ def _squeeze(width: float) -> nn.Sequential:
         layers.append(nn.MaxPool2d(3, 2, ceil_mode=True))
         for squeezed, expanded in blocks:
             narrow, wide = round(width * squeezed), round(width * expanded)
-            layers.append(Fire(inputs, narrow, wide, wide))
+            layers.append(Fire(inputs, narrow, wide))
             inputs = 2 * wide
     return nn.Sequential(*layers)
 

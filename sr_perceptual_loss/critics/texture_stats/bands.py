@@ -57,7 +57,9 @@ def _filters(image: Tensor) -> Tensor:
     # The mean of each 2x2 neighbourhood removes the Nyquist frequency and little else.
     high = F.conv2d(delta - smooth, torch.full_like(delta[None, None, :2, :2], 0.25), padding=1)[..., :5, :5]
     isotropic, detail = (smooth - smoother)[0], (delta - smoother)[0]
-    filters = torch.cat([F.pad(oriented, (1, 1, 1, 1)), isotropic, high[0], isotropic, isotropic, detail, detail, detail])
+    filters = torch.cat(
+        [F.pad(oriented, (1, 1, 1, 1)), isotropic, high[0], isotropic, isotropic, detail, detail, detail]
+    )
     colours = colours[[0] * (ORIENTED + 2) + [1, 2, 0, 1, 2]]
     return (filters[:, None] * colours[:, :, None, None]).to(image)
 
