@@ -20,7 +20,7 @@ from sr_perceptual_loss.weights.convert import is_warm_start
 
 __all__ = ["create_critic", "critic_class", "get_card", "list_critics", "register_critic", "which_critic"]
 
-#: Critics of this package -> their module in ``critics/``. Some need torchvision and timm, which take seconds to import.
+#: Critics of this package -> their module in ``critics/``. Some need torchvision and timm, which are slow to import.
 _MODULES = {
     "dists": "dists",
     "dists_vgg": "dists",
