@@ -37,8 +37,8 @@ EPS = 1e-3
 _YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 
-def _filters(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Filters down the columns (8, 3, 8, 1), which include the colour transform, and along the rows (8, 1, 1, 8).
+def _filters() -> tuple[list[list[list[float]]], list[list[float]]]:
+    """Taps down the columns (8, 3, 8), which include the colour transform, and along the rows (8, 8).
 
     Channels: two orientations of the finest scale and I; those of the second scale and Q; those of the coarsest scale.
     A Haar filter is a step in one direction times a box in the other; I and Q are averaged over 2x2 pixels.
@@ -56,7 +56,10 @@ def _filters(image: Tensor) -> tuple[Tensor, Tensor]:
             down.append((box[0], 1 + scale))
             across.append(box[0])
     coloured = [[[255 * part * tap for tap in taps] for part in _YIQ[row]] for taps, row in down]
-    return image.new_tensor(coloured).unsqueeze(3), image.new_tensor(across)[:, None, None]
+    return coloured, across
+
+
+_DOWN, _ACROSS = _filters()
 
 
 def features(image: Tensor) -> Tensor:
@@ -71,7 +74,7 @@ def features(image: Tensor) -> Tensor:
     """
     # Sub-sampling: 2x2 mean with zero padding, every second pixel (equation 12 and the authors' code).
     half = F.avg_pool2d(image, 2, ceil_mode=True, divisor_override=4)
-    down, across = _filters(image)
+    down, across = image.new_tensor(_DOWN).unsqueeze(3), image.new_tensor(_ACROSS)[:, None, None]
     # MATLAB's conv2(..., 'same') pads even filters by one pixel more at the end.
     return F.conv2d(F.conv2d(F.pad(half, (3, 4, 3, 4)), down), across, groups=len(across)).abs()
 
