@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -66,7 +68,9 @@ def main() -> None:
     parser.add_argument("--critic", action="append", help="default: haarpsi and texture_stats")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        sr, hr = write_pair(Path(name), options.width, options.height)
+        # In a process of its own: on Linux a child's peak starts with the memory of the process that started it.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            sr, hr = pool.submit(write_pair, Path(name), options.width, options.height).result()
         commands = [["score", str(sr), str(hr), "--critic", c] for c in options.critic or ("haarpsi", "texture_stats")]
         commands.append(["metrics", str(sr.parent), str(hr.parent)])
         for command in commands:
