@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import unicodedata
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,7 +23,9 @@ __all__ = [
     "check_choice",
     "check_known_keys",
     "check_pair",
+    "composed",
     "nearest",
+    "on_disk",
 ]
 
 #: Dtypes of images; 8-bit floats have no arithmetic.
@@ -97,6 +100,23 @@ def as_path(value: str | Path) -> Path:
         raise InputError(
             f"{value}: its home directory is unknown on this machine; write the path without '~'."
         ) from None
+
+
+def composed(name: str) -> str:
+    """The name in the form in which names are compared."""
+    return unicodedata.normalize("NFC", name)
+
+
+def on_disk(path: Path) -> Path:
+    """The path as it is on disk, where its names may be in another Unicode form; the path itself if there is none."""
+    try:
+        if path.name in ("", "..") or path.exists():
+            return path
+        parent = on_disk(path.parent)
+        names = [other.name for other in parent.iterdir() if composed(other.name) == composed(path.name)]
+    except (OSError, ValueError):  # no such folder, or a name that no file can have
+        return path
+    return parent / (names[0] if len(names) == 1 else path.name)
 
 
 def _as_number(name: str, value: object, expected: str) -> float:

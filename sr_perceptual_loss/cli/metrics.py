@@ -112,10 +112,10 @@ def _files(sr: Path, hr: Path, lr: Path | None) -> list[_Files]:
     except InputError as error:
         raise InputError(f"--lr: {error}") from None
     for _, reference in pairs:
-        found = inputs.get(reference, [])
-        if len(found) != 1:
-            names = "".join(f" {path.name}" for path in found)
-            raise InputError(f"--lr: {len(found)} LR images for {reference.name}, expected one in {lr}.{names}")
+        lr_images = inputs.get(reference, [])
+        if len(lr_images) != 1:
+            names = "".join(f" {path.name}" for path in lr_images)
+            raise InputError(f"--lr: {len(lr_images)} LR images for {reference.name}, expected one in {lr}.{names}")
     return [_Files(image, reference, *inputs[reference]) for image, reference in pairs]
 
 

@@ -85,8 +85,7 @@ def by_reference(pairs: Sequence[Pair]) -> dict[Path, list[Path]]:
 
 
 def _existing(path: Path, role: str) -> Path:
-    from sr_perceptual_loss.checks import as_path
-    from sr_perceptual_loss.lab.data.folders import on_disk
+    from sr_perceptual_loss.checks import as_path, on_disk
 
     path = on_disk(as_path(path))
     try:
@@ -116,7 +115,7 @@ def _pairs(images: Sequence[Path], references: Sequence[Path]) -> list[Pair]:
 
 def _keys(path: Path, parts: Callable[[str], Iterator[str]]) -> Iterator[tuple[int, str]]:
     """What is compared, one after the other; accents as they are composed, at last without regard to case."""
-    from sr_perceptual_loss.lab.data.folders import composed
+    from sr_perceptual_loss.checks import composed
 
     stem = composed(path.stem)
     yield from ((0, path.name), (1, composed(path.name)), (2, stem))
@@ -149,7 +148,7 @@ def _images(folder: Path, role: str) -> list[Path]:
     if others:
         log(f"{role}: ignored {len(others)} file(s) that are not PNG, JPEG, WebP, BMP or TIFF: {_names(others)}")
     if folders:
-        log(f"{role}: ignored {len(folders)} sub-folder(s), give each one by itself: {_names(folders)}")
+        log(f"{role}: ignored {len(folders)} sub-folder(s), give each one separately: {_names(folders)}")
     return files
 
 

@@ -16,24 +16,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from sr_perceptual_loss.checks import as_float
 from sr_perceptual_loss.critics.base import (
     IMAGENET,
-    Critic,
     CriticCard,
     InferenceForm,
     SizeRule,
     TargetFeatures,
     normalise,
 )
-from sr_perceptual_loss.critics.imagenet import BUNDLED, from_torchvision, torchvision_weights
+from sr_perceptual_loss.critics.imagenet import BUNDLED, TrunkCritic, from_torchvision, torchvision_weights
 from sr_perceptual_loss.critics.registry import register_critic
 from sr_perceptual_loss.ops.fold import frozen_copy, frozen_parameter
-from sr_perceptual_loss.ops.trunks import EfficientNetLite0, L2Pool, Trunk
+from sr_perceptual_loss.ops.trunks import L2Pool, Trunk
 from sr_perceptual_loss.ops.winograd import with_winograd
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    pass
 
 __all__ = ["Dists", "DistsVgg"]
 
@@ -57,13 +55,8 @@ VGG_NOTES = (
 )
 
 
-class _Dists(Critic):
-    """The form of both variants: a subclass has a ``trunk``, normalises images for it and weighs the similarities."""
-
-    trunk: nn.Module
-
-    def _normalised(self, image: Tensor) -> Tensor:
-        raise NotImplementedError
+class _Dists(TrunkCritic):
+    """The form of both variants: a subclass weighs the similarities."""
 
     def _weighed(self, level: int, texture: Tensor, structure: Tensor) -> Tensor:
         """Similarities of one level by channel, (N, C) each -> (N,)."""
@@ -97,12 +90,6 @@ class Dists(_Dists):
 
     Levels are the image, the stem and the seven stages of EfficientNet-Lite0. Half of what the image and the stem count
     is the similarity of texture. The stages have none: their values have both signs, so a mean near 0 says nothing.
-
-    Args:
-        width: factor on the network's numbers of channels; 1 for the weights in the package, less for tests.
-
-    Raises:
-        InputError: a wrong width.
     """
 
     card = CriticCard(
@@ -116,22 +103,9 @@ class Dists(_Dists):
         weights={BUNDLED.tag: BUNDLED},
     )
 
-    def __init__(self, width: float = 1.0) -> None:
-        super().__init__({"width": as_float("width", width, minimum=0.0625)})
-        self.trunk = EfficientNetLite0(self.config["width"])
-        self.levels = 1 + len(self.trunk.channels)
-
-    @classmethod
-    def tiny(cls) -> Self:
-        """The same layers with an eighth of the channels."""
-        return cls(width=0.125)
-
-    def _normalised(self, image: Tensor) -> Tensor:
-        return 2 * image - 1
-
     def _weighed(self, level: int, texture: Tensor, structure: Tensor) -> Tensor:
         similarity = (texture + structure) / 2 if level <= 1 else structure
-        return similarity.mean(1) / self.levels
+        return similarity.mean(1) / (1 + len(self.trunk.channels))
 
 
 @register_critic
@@ -145,6 +119,8 @@ class DistsVgg(_Dists):
         InputError: a wrong width.
     """
 
+    network = "vgg"
+    trunk: Trunk
     card = dataclasses.replace(
         Dists.card,
         name="dists_vgg",
@@ -154,18 +130,12 @@ class DistsVgg(_Dists):
     )
 
     def __init__(self, width: float = 1.0) -> None:
-        super().__init__({"width": as_float("width", width, minimum=0.0625)})
-        self.trunk = Trunk("vgg", self.config["width"])
+        super().__init__(width)
         for number, layer in enumerate(self.trunk.features):
             if isinstance(layer, nn.MaxPool2d):
                 self.trunk.features[number] = L2Pool()
         self.channels = [CHANNELS, *self.trunk.channels]
         self.alpha, self.beta = (nn.Parameter(torch.rand(sum(self.channels))) for _ in range(2))
-
-    @classmethod
-    def tiny(cls) -> Self:
-        """The same layers with an eighth of the channels."""
-        return cls(width=0.125)
 
     def _normalised(self, image: Tensor) -> Tensor:
         return normalise(image, *IMAGENET)

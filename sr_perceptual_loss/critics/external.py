@@ -62,20 +62,20 @@ def external(
         UnknownNameError: no such module or metric.
         WeightsError: pyiqa could not download the weights.
     """
-    found, origin = _resolve(metric) if isinstance(metric, str) else (metric, "external")
-    found = found() if isinstance(found, type) else found
-    if isinstance(found, Critic):
+    resolved, origin = _resolve(metric) if isinstance(metric, str) else (metric, "external")
+    resolved = resolved() if isinstance(resolved, type) else resolved
+    if isinstance(resolved, Critic):
         if higher_is_better is not None:
             raise InputError(
-                f"higher_is_better: got {higher_is_better!r}, but {found.card.name} is a critic: leave it out."
+                f"higher_is_better: got {higher_is_better!r}, but {resolved.card.name} is a critic: leave it out."
             )
-        return found
-    if not callable(found):
-        raise InputError(f"critic: got {type(found).__name__}, expected a name, a Critic, or a function f(sr, hr).")
-    name = name or (metric if isinstance(metric, str) else getattr(found, "__name__", type(found).__name__))
+        return resolved
+    if not callable(resolved):
+        raise InputError(f"critic: got {type(resolved).__name__}, expected a name, a Critic, or a function f(sr, hr).")
+    name = name or (metric if isinstance(metric, str) else getattr(resolved, "__name__", type(resolved).__name__))
     if higher_is_better is None:
-        lower = getattr(found, "lower_better", None)
-        higher_is_better = getattr(found, "higher_is_better", None if lower is None else not lower)
+        lower = getattr(resolved, "lower_better", None)
+        higher_is_better = getattr(resolved, "higher_is_better", None if lower is None else not lower)
     if not isinstance(higher_is_better, bool):
         raise InputError(
             f"higher_is_better: got {higher_is_better!r} for {name}, which does not say it itself; expected true for a "
@@ -90,7 +90,7 @@ def external(
         notes=(f"Code, weights and licence: {origin}.", "If lower is better, the score is minus the metric."),
         needs_weights=False,
     )
-    return ExternalCritic(found, higher_is_better, card, origin)
+    return ExternalCritic(resolved, higher_is_better, card, origin)
 
 
 class ExternalCritic(Critic):
@@ -184,17 +184,17 @@ def _resolve(name: str) -> tuple[Any, str]:
             raise UnknownNameError(f"pyiqa has no metric '{attribute}'.{nearest(attribute, module.list_models())}")
         try:
             # As a loss, or it would be computed without gradient.
-            found = module.create_metric(attribute, as_loss=True, loss_reduction="none", device=torch.device("cpu"))
+            resolved = module.create_metric(attribute, as_loss=True, loss_reduction="none", device=torch.device("cpu"))
         except OSError as error:
             raise WeightsError(f"{name}: pyiqa could not download its weights: {error}") from error
-        return found, _licence(path)
-    found = module
+        return resolved, _licence(path)
+    resolved = module
     for part in attribute.split("."):
-        if not hasattr(found, part):
+        if not hasattr(resolved, part):
             names = [key for key in vars(module) if not key.startswith("_")]
             raise UnknownNameError(f"critic '{name}': {path} has no '{attribute}'.{nearest(attribute, names)}")
-        found = getattr(found, part)
-    return found, _licence(path.partition(".")[0])
+        resolved = getattr(resolved, part)
+    return resolved, _licence(path.partition(".")[0])
 
 
 def _licence(package: str) -> str:

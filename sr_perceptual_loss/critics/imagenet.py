@@ -1,4 +1,4 @@
-"""Weights of LPIPS and DISTS: networks trained on ImageNet, and the parts fitted to people's judgements.
+"""What LPIPS and DISTS share: networks trained on ImageNet, and the weights of these and of the fitted parts.
 
 EfficientNet-Lite0 is part of this package, and so are the fitted parts for torchvision's networks. The weights of those
 networks are not: the tag ``imagenet`` takes them from torch's folder of checkpoints, or downloads them.
@@ -9,13 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
+from sr_perceptual_loss.checks import as_float
+from sr_perceptual_loss.critics.base import Critic
+from sr_perceptual_loss.ops.trunks import EfficientNetLite0, Trunk
 from sr_perceptual_loss.weights.file import unpack
 from sr_perceptual_loss.weights.manifest import WeightsEntry
 
-__all__ = ["BUNDLED", "from_torchvision", "torchvision_weights"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["BUNDLED", "TrunkCritic", "from_torchvision", "torchvision_weights"]
 
 _DATA = "ImageNet (ILSVRC 2012), labels of objects"
 
@@ -84,3 +91,33 @@ def from_torchvision(state: Mapping[str, Tensor], fitted: str, prefix: str = "")
     path = Path(str(resources.files("sr_perceptual_loss"))) / "weights" / "bundled" / fitted
     parts = {k.removeprefix(prefix): v for k, v in unpack(path)[1].items() if k.startswith(prefix)}
     return {f"trunk.{k}": v for k, v in state.items() if k.startswith("features.")} | parts
+
+
+class TrunkCritic(Critic):
+    """A critic that compares the feature maps of ``trunk``, an ImageNet network.
+
+    Args:
+        width: factor on the network's numbers of channels; 1 for the published weights, less for tests.
+
+    Raises:
+        InputError: a wrong width.
+    """
+
+    #: ``efficientnet_lite0``, or one of torchvision's.
+    network: ClassVar[str] = "efficientnet_lite0"
+    trunk: EfficientNetLite0 | Trunk
+
+    def __init__(self, width: float = 1.0) -> None:
+        super().__init__({"width": as_float("width", width, minimum=0.0625)})
+        width = self.config["width"]
+        is_bundled = self.network == "efficientnet_lite0"
+        self.trunk = EfficientNetLite0(width) if is_bundled else Trunk(self.network, width)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """The same layers with an eighth of the channels."""
+        return cls(width=0.125)
+
+    def _normalised(self, image: Tensor) -> Tensor:
+        """The image as the network takes it; EfficientNet-Lite0 takes [-1, 1]."""
+        return 2 * image - 1

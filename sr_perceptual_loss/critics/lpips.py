@@ -11,21 +11,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from sr_perceptual_loss.checks import as_float
-from sr_perceptual_loss.critics.base import Critic, CriticCard, InferenceForm, SizeRule, TargetFeatures, normalise
-from sr_perceptual_loss.critics.imagenet import BUNDLED, from_torchvision, torchvision_weights
+from sr_perceptual_loss.critics.base import CriticCard, InferenceForm, SizeRule, TargetFeatures, normalise
+from sr_perceptual_loss.critics.imagenet import BUNDLED, TrunkCritic, from_torchvision, torchvision_weights
 from sr_perceptual_loss.critics.registry import register_critic
 from sr_perceptual_loss.ops.fold import frozen_copy
-from sr_perceptual_loss.ops.trunks import EfficientNetLite0, Trunk
 from sr_perceptual_loss.ops.winograd import with_winograd
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    pass
 
 __all__ = ["Lpips", "LpipsAlex", "LpipsSqueeze", "LpipsVgg", "PublishedLpips"]
 
@@ -54,13 +52,8 @@ def unit(maps: Tensor) -> Tensor:
     return maps / (maps.square().sum(1, keepdim=True) + EPS).sqrt()
 
 
-class _Lpips(Critic):
-    """The form of all variants: a subclass has a ``trunk``, normalises images for it and weighs its levels."""
-
-    trunk: nn.Module
-
-    def _normalised(self, image: Tensor) -> Tensor:
-        raise NotImplementedError
+class _Lpips(TrunkCritic):
+    """The form of all variants: a subclass weighs its levels."""
 
     def _weighed(self, level: int, squares: Tensor) -> Tensor:
         """Squared differences of one level by channel (N, C) -> (N,)."""
@@ -78,14 +71,7 @@ class _Lpips(Critic):
 
 @register_critic
 class Lpips(_Lpips):
-    """score = -mean over levels and positions of |u(sr) - u(hr)|^2, u = features of EfficientNet-Lite0 over their norm.
-
-    Args:
-        width: factor on the network's numbers of channels; 1 for the weights in the package, less for tests.
-
-    Raises:
-        InputError: a wrong width.
-    """
+    """score = -mean over levels and positions of |u(sr) - u(hr)|^2, u = features of the network over their norm."""
 
     card = CriticCard(
         name="lpips",
@@ -98,21 +84,8 @@ class Lpips(_Lpips):
         weights={BUNDLED.tag: BUNDLED},
     )
 
-    def __init__(self, width: float = 1.0) -> None:
-        super().__init__({"width": as_float("width", width, minimum=0.0625)})
-        self.trunk = EfficientNetLite0(self.config["width"])
-        self.levels = len(self.trunk.channels)
-
-    @classmethod
-    def tiny(cls) -> Self:
-        """The same layers with an eighth of the channels."""
-        return cls(width=0.125)
-
-    def _normalised(self, image: Tensor) -> Tensor:
-        return 2 * image - 1
-
     def _weighed(self, level: int, squares: Tensor) -> Tensor:
-        return squares.sum(1) / self.levels
+        return squares.sum(1) / len(self.trunk.channels)
 
 
 class PublishedLpips(_Lpips):
@@ -125,17 +98,9 @@ class PublishedLpips(_Lpips):
         InputError: a wrong width.
     """
 
-    network: ClassVar[str]
-
     def __init__(self, width: float = 1.0) -> None:
-        super().__init__({"width": as_float("width", width, minimum=0.0625)})
-        self.trunk = Trunk(self.network, self.config["width"])
+        super().__init__(width)
         self.heads = nn.ParameterList(torch.rand(channels) / channels for channels in self.trunk.channels)
-
-    @classmethod
-    def tiny(cls) -> Self:
-        """The same layers with an eighth of the channels."""
-        return cls(width=0.125)
 
     def _normalised(self, image: Tensor) -> Tensor:
         return normalise(2 * image - 1, *SCALING)

@@ -70,8 +70,8 @@ def run(basicsr_args: Sequence[str], imports: Sequence[str] = (), script: str | 
         exec(compile(Path(script).read_bytes(), str(script), "exec"), main)
     except KeyError as error:
         # What BasicSR's registries say, with the nearest name.
-        if found := re.search(r"No object named '(.+)' found in '(\w+)' registry", str(error)):
-            name, kind = found.groups()
+        if missing := re.search(r"No object named '(.+)' found in '(\w+)' registry", str(error)):
+            name, kind = missing.groups()
             registry = getattr(importlib.import_module("basicsr.utils.registry"), f"{kind.upper()}_REGISTRY")
             raise UnknownNameError(f"no {kind} '{name}' is registered.{nearest(name, registry.keys())}") from error
         raise
@@ -150,8 +150,8 @@ def _load_resume_state(check_resume: Callable[..., None], opt: dict[str, Any]) -
     """BasicSR's ``load_resume_state``, which needs a GPU and takes the newest file, whole or not."""
     saving = importlib.import_module("sr_perceptual_loss.integrations.basicsr.saving")
     if opt["auto_resume"]:
-        found = saving.newest_state(Path("experiments") / opt["name"] / "training_states", opt)
-        path, state = found or (None, None)
+        newest = saving.newest_state(Path("experiments") / opt["name"] / "training_states", opt)
+        path, state = newest or (None, None)
         opt["path"]["resume_state"] = path and str(path)
     elif path := opt["path"].get("resume_state"):
         state = saving.read_state(Path(path), opt)

@@ -43,10 +43,10 @@ def dotted_share(maps: Mapping[int, Tensor]) -> float:
 
 def worst_places(maps: Mapping[int, Tensor]) -> list[tuple[int, int, int, float]]:
     """Where the dots of each image are strongest: (number of the image, y, x, strength)."""
-    found: dict[int, list[tuple[int, int, int, float]]] = {}
+    places_of: dict[int, list[tuple[int, int, int, float]]] = {}
     for period, strength in maps.items():
         values, cells = strength.flatten(1).max(1)
         for image, (value, cell) in enumerate(zip(values.tolist(), cells.tolist(), strict=True)):
             y, x = (period * (2 * number + 1) for number in divmod(cell, strength.shape[-1]))
-            found.setdefault(image, []).append((image, y, x, value))
-    return [max(places, key=lambda place: place[3]) for places in found.values()]
+            places_of.setdefault(image, []).append((image, y, x, value))
+    return [max(places, key=lambda place: place[3]) for places in places_of.values()]

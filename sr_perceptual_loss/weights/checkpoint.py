@@ -219,12 +219,12 @@ def _leaves(content: object, known: dict[int, list[_Leaf]]) -> list[_Leaf]:
     if not isinstance(content, Mapping | list | tuple):
         return []
     if id(content) not in known:
-        known[id(content)] = found = []
+        known[id(content)] = leaves = []
         for key, value in content.items() if isinstance(content, Mapping) else enumerate(content):
             if isinstance(value, Tensor):
-                found.append(_Leaf("", str(key), value))
+                leaves.append(_Leaf("", str(key), value))
             else:
-                found += [_Leaf(f"{key}.{f}", f"{key}.{name}", leaf) for f, name, leaf in _leaves(value, known)]
+                leaves += [_Leaf(f"{key}.{f}", f"{key}.{name}", leaf) for f, name, leaf in _leaves(value, known)]
     return known[id(content)]
 
 

@@ -91,13 +91,13 @@ class _Source:
         self.known: AbsoluteCheckpoint | None = recognise(path.name, self.sha256)
         self.known_by = "is" if self.known and f"-{self.sha256[:8]}." in self.known.filename else "has the name of"
         self.by_user = f"converted from {path.name}, SHA-256 {self.sha256}, as given by the user"
-        self.found = state_dict_in(content, path, stored_entries(critic), key=key, remap=remap)
-        also = f"; for --key also: {', '.join(self.found.others)}" if self.found.others else ""
-        self.name = f"{path} [{self.found.key}{also}]" if self.found.key or also else str(path)
+        self.inside = state_dict_in(content, path, stored_entries(critic), key=key, remap=remap)
+        also = f"; for --key also: {', '.join(self.inside.others)}" if self.inside.others else ""
+        self.name = f"{path} [{self.inside.key}{also}]" if self.inside.key or also else str(path)
         # Aliases are dropped before the remapping too, since they may exist in the published layout only.
-        state = remap(drop_aliases(self.found.state, critic.aliases, self.name))
+        state = remap(drop_aliases(self.inside.state, critic.aliases, self.name))
         used = critic.state_dict()
-        self.dropped = {k for k in (*self.found.state, *state) if k not in used and k.startswith(critic.unused)}
+        self.dropped = {k for k in (*self.inside.state, *state) if k not in used and k.startswith(critic.unused)}
         self.state = {k: v for k, v in state.items() if k not in self.dropped}
 
     def report(self, out: Path, critic: Storable, random: tuple[str, ...] = (), **header: Any) -> ConversionReport:
@@ -108,7 +108,7 @@ class _Source:
             )
         sha256 = save(critic, out, source_sha256=self.sha256, **header)
         entries, dropped = len(stored_entries(critic)), tuple(sorted(self.dropped))
-        return ConversionReport(out, sha256, entries, self.found.key, self.sha256, self.found.others, dropped, random)
+        return ConversionReport(out, sha256, entries, self.inside.key, self.sha256, self.inside.others, dropped, random)
 
 
 def _is_conversion(file: Path) -> bool:

@@ -16,14 +16,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unicodedata import normalize
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sr_perceptual_loss import __version__
-from sr_perceptual_loss.checks import as_path
+from sr_perceptual_loss.checks import as_path, on_disk
 from sr_perceptual_loss.errors import InputError, WeightsError
 from sr_perceptual_loss.weights.manifest import COMMERCIAL_USE
 from sr_perceptual_loss.weights.matching import Storable, Suggest, load_state, refuse_non_finite, stored_entries
@@ -110,20 +109,9 @@ def existing_file(value: str | Path) -> Path:
     """
     path = as_path(value)
     with contextlib.suppress(OSError, ValueError):  # no access, or a text that no file name can be
-        if path.is_file() or (path := _spelled(path)).is_file():
+        if path.is_file() or (path := on_disk(path)).is_file():
             return path
     raise WeightsError(f"{path}: {_absence(path)}. Give the path of an existing file, or a tag (see: srpl list).")
-
-
-def _spelled(path: Path) -> Path:
-    """The path with its accents as on the disk: macOS decomposes them, keyboards compose them."""
-    found = Path(path.anchor)
-    for part in path.parts[1:] if path.anchor else path.parts:
-        if not (found / part).exists():
-            names = sorted(entry.name for entry in found.iterdir())
-            part = next((n for n in names if normalize("NFC", n) == normalize("NFC", part)), part)
-        found /= part
-    return found
 
 
 def _absence(path: Path) -> str:

@@ -131,7 +131,7 @@ def known_hash(name: str, entry: WeightsEntry) -> str:
 
 
 def origin(name: str, entry: WeightsEntry) -> str:
-    """What is known about the origin of the file of an entry on this machine, in words."""
+    """What is known about the origin of the file of an entry on this machine, as a sentence."""
     if entry.bundled:
         return "part of the package"
     pin = pin_of(name, entry)

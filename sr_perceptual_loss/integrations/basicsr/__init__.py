@@ -1,7 +1,7 @@
 """BasicSR: importing this package makes our losses, models and metrics known to its registries.
 
 BasicSR's ``build_model`` is replaced by :func:`projects.build_model`, which finds ``Perceptual<Name>`` for every SR
-model and refuses options that nobody would read.
+model and refuses options that would be ignored.
 
 One line in a project's own train.py, before any ``import basicsr``::
 

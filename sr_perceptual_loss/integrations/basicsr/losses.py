@@ -39,7 +39,7 @@ class BasicSRLoss(HostLoss):
 
 
 def named_losses(model: Any) -> dict[str, nn.Module]:
-    """The losses of a BasicSR model by log name; the entries of a list each by itself."""
+    """The losses of a BasicSR model by log name; the entries of a list one by one."""
     losses: dict[str, nn.Module] = {}
     for attribute, loss in vars(model).items():
         if isinstance(loss, LossList):

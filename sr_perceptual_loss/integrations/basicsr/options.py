@@ -72,14 +72,14 @@ def _check_names(opt: Mapping[str, Any]) -> None:
             is_stray_loss = not section and str(key).endswith("_opt") and is_loss(key, value)
             there = "train" if is_stray_loss else home.get(key, section)
             if value and there != section and (key in OWN_KEYS or not section.startswith(f"{there}.")):
-                raise InputError(f"{name}: nobody reads it here. Move it into the section `{there}`.")
+                raise InputError(f"{name}: it is not read here. Move it into the section `{there}`.")
             # What else may be in `train` is known when a model has read it.
             own = OWN_KEYS if section == "train" else known.get(section, ())
             own = own if section or not _is_perceptual(opt) else (*own, *OWN_KEYS)
             unused = () if key in own else {*own} - options.keys()
             likely = difflib.get_close_matches(str(key), unused, 1, CLOSE)
             if likely or (section == "path" and key in OLD_NAMES):
-                raise InputError(f"{name}: nobody reads it. Did you mean '{OLD_NAMES.get(key, *likely)}'?")
+                raise InputError(f"{name}: it is not read. Did you mean '{OLD_NAMES.get(key, *likely)}'?")
 
 
 def _is_perceptual(opt: Mapping[str, Any]) -> bool:

@@ -156,12 +156,12 @@ def build_model(opt: Mapping[str, Any]) -> Any:
     ensure_model(opt.get("model_type"))
     opt = record_reads(opt)
     train = opt.get("train")
-    if isinstance(train, ReadKeys):
-        check_options({**opt, "train": train.plain()})
+    if not isinstance(train, ReadKeys) or issubclass(MODEL_REGISTRY.get(opt["model_type"]), PerceptualMixin):
+        return STOCK_BUILD(opt)  # our models check their options themselves
+    check_options({**opt, "train": train.plain()})
     model = STOCK_BUILD(opt)
-    if isinstance(train, ReadKeys) and not isinstance(model, PerceptualMixin):  # which has done both
-        check_model(model, train)
-        log_losses(model)
+    check_model(model, train)
+    log_losses(model)
     return model
 
 

@@ -8,14 +8,13 @@ since macOS writes ``é`` as two characters.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from sr_perceptual_loss.errors import InputError
 
-__all__ = ["Listing", "composed", "list_folder", "on_disk"]
+__all__ = ["Listing", "list_folder"]
 
 
 class Listing(NamedTuple):
@@ -26,11 +25,6 @@ class Listing(NamedTuple):
     folders: list[Path]  # sub-folders, without hidden ones
 
 
-def composed(name: str) -> str:
-    """The name in the form in which names are compared."""
-    return unicodedata.normalize("NFC", name)
-
-
 def list_folder(folder: Path, suffixes: Sequence[str], *, deep: bool = False) -> Listing:
     """The files of a folder that count, sorted; with ``deep`` those of sub-folders too.
 
@@ -39,31 +33,19 @@ def list_folder(folder: Path, suffixes: Sequence[str], *, deep: bool = False) ->
     Raises:
         InputError: a folder that cannot be read.
     """
-    found = Listing([], [], [])
+    listing = Listing([], [], [])
     try:
         for path in folder.iterdir():
             if path.name.startswith("."):
                 continue
             # A broken link counts as a file: reading it names it.
             is_file = path.suffix.lower() in suffixes and (path.is_file() or path.is_symlink()) and not path.is_dir()
-            (found.folders if path.is_dir() else found.files if is_file else found.others).append(path)
+            (listing.folders if path.is_dir() else listing.files if is_file else listing.others).append(path)
     except OSError as error:
         raise InputError(f"{folder}: the folder cannot be read ({error.strerror}).") from None
-    for sub_folder in found.folders if deep else ():
+    for sub_folder in listing.folders if deep else ():
         if not sub_folder.is_symlink():
             files, others, _ = list_folder(sub_folder, suffixes, deep=True)
-            found.files.extend(files)
-            found.others.extend(others)
-    return Listing(*(sorted(paths) for paths in found))
-
-
-def on_disk(path: Path) -> Path:
-    """The path as it is on disk, where its names may be in another Unicode form; the path itself if there is none."""
-    try:
-        if path.name in ("", "..") or path.exists():
-            return path
-        parent = on_disk(path.parent)
-        names = [other.name for other in parent.iterdir() if composed(other.name) == composed(path.name)]
-    except (OSError, ValueError):  # no such folder, or a name that no file can have
-        return path
-    return parent / (names[0] if len(names) == 1 else path.name)
+            listing.files.extend(files)
+            listing.others.extend(others)
+    return Listing(*(sorted(paths) for paths in listing))

@@ -119,7 +119,7 @@ def _bits(image: Image.Image) -> int:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation; Pillow turns TIFF upright by itself. OpenCV ignores a damaged EXIF block, so it is 1 then."""
+    """EXIF orientation; Pillow turns TIFF upright on its own. OpenCV ignores a damaged EXIF block, so it is 1 then."""
     exif = Image.Exif()
     try:
         exif.load(image.info.get("exif", b""))

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sr_perceptual_loss.checks import composed, on_disk
 from sr_perceptual_loss.errors import InputError
-from sr_perceptual_loss.lab.data.folders import composed, list_folder, on_disk
+from sr_perceptual_loss.lab.data.folders import list_folder
 from sr_perceptual_loss.lab.data.images import SUFFIXES
 from sr_perceptual_loss.lab.data.labels import LabelSet, RatedImage, Vote
 from sr_perceptual_loss.lab.data.rows import Problems, Row

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from sr_perceptual_loss.checks import as_path, nearest
+from sr_perceptual_loss.checks import as_path, nearest, on_disk
 from sr_perceptual_loss.errors import UnknownNameError
 from sr_perceptual_loss.lab.data import isrgen_qa, pieapp, sriqa_bench, table
-from sr_perceptual_loss.lab.data.folders import on_disk
 from sr_perceptual_loss.lab.data.labels import LabelSet
 from sr_perceptual_loss.lab.data.layouts import LAYOUTS, read_layout
 from sr_perceptual_loss.lab.data.reader import DatasetCard, Reader

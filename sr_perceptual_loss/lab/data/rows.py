@@ -184,8 +184,8 @@ def _cells(line: str, separator: str | None) -> tuple[str, ...]:
 def _with_decimal_commas(rows: list[Row], separator: str | None) -> list[Row]:
     """The rows, marked if the file has decimal commas: ``1,520`` alone does not tell, semicolons or ``1,5`` do."""
     numbers = [cell for row in rows for cell in row.cells if _DECIMAL_COMMA.fullmatch(cell)]
-    found = numbers and (separator == ";" or not all(_THOUSANDS[False].fullmatch(cell) for cell in numbers))
-    return [replace(row, decimal_comma=True) for row in rows] if found else rows
+    decimal = numbers and (separator == ";" or not all(_THOUSANDS[False].fullmatch(cell) for cell in numbers))
+    return [replace(row, decimal_comma=True) for row in rows] if decimal else rows
 
 
 def is_iqa_list(file: Path) -> bool:

@@ -6,7 +6,8 @@ import posixpath
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from sr_perceptual_loss.lab.data.folders import composed, list_folder
+from sr_perceptual_loss.checks import composed
+from sr_perceptual_loss.lab.data.folders import list_folder
 from sr_perceptual_loss.lab.data.labels import LabelSet
 from sr_perceptual_loss.lab.data.reader import DatasetCard, Reader
 from sr_perceptual_loss.lab.data.rows import Row, read_rows

@@ -7,8 +7,9 @@ import unicodedata
 import pytest
 from PIL import Image
 
+from sr_perceptual_loss.checks import on_disk
 from sr_perceptual_loss.errors import InputError
-from sr_perceptual_loss.lab.data.folders import list_folder, on_disk
+from sr_perceptual_loss.lab.data.folders import list_folder
 from sr_perceptual_loss.lab.data.images import SUFFIXES
 from sr_perceptual_loss.lab.data.registry import read_labels
 
