@@ -7,9 +7,13 @@ The names in capitals are folders (docs/hosts/plain_pytorch.md, Data). A folder 
 rated data set and one CSV with the columns ref, dist, mos.
 
 Each critic is compared with the L1 control, trained for the same number of steps on the same crops. Prints one table of
-attacks, one of fine-tunes (means over the seeds) and the gates. Writes runs/robustness/summary.json and one image of
-each trial. Finished parts are kept, so an interrupted run continues, and runs with other critics, heads or seeds
-use them again. One core needs about 2 minutes per critic, head and seed, and 2 per head and seed for the pixel stage.
+attacks, one of fine-tunes (means over the seeds) and the gates. Writes runs/robustness/summary.json, sheet.png with
+crops of all fine-tunes of the first seed, and the images of each. Finished parts are kept, so an interrupted run
+continues, and runs with other critics, heads or seeds use them again. One core needs about 2 minutes per critic, head
+and seed, and 2 per head and seed for the pixel stage.
+
+With `--sums share` a loss has its share of the gradient in every step. With `plain` the weight at which it has the
+share at the start stays, as in a YAML with the weight that `srpl probe` proposes.
 
 How strongly a network of 60 thousand parameters shows one grid frequency differs from seed to seed, and for one seed
 from CPU to CPU, by as much as the gate allows: use several seeds.
@@ -31,7 +35,9 @@ from rich.console import Console
 from rich.table import Table
 from speed.cases import build_cases, image_pair
 from speed.measuring import gradient, interleaved
+from torch import Tensor
 from trials.networks import HEADS
+from trials.sheet import busiest, contact_sheet
 from trials.training import Photographs, Plan, image_pairs
 from trials.trial import FROM_BICUBIC, FROM_GT, Trial
 
@@ -50,6 +56,8 @@ LIMITS = {"weight_free": ((0.6, 1.05), 1.0), "learned": ((0.25, 1.05), 0.5)}
 PEAK = 2.0
 #: Largest allowed share of the area with visible dots, and change of colour in 8-bit levels.
 MOST = {"dots": 0.05, "colour": 2.0}
+#: Side of the crops of the contact sheet, and how many pictures it shows at least.
+SHOWN, PICTURES = 96, 3
 
 
 @dataclass(frozen=True)
@@ -132,14 +140,27 @@ def cost(critic: Critic) -> float:
     return statistics.median(seconds["fast"]) / statistics.median(seconds["baseline"])
 
 
-def fine_tuned(trial: Trial, shares: Mapping[str, float], seeds: Sequence[int]) -> tuple[dict, dict]:
+def fine_tuned(trials: Mapping[str, Trial], seeds: Sequence[int]) -> tuple[dict, dict]:
     """Head -> means of the measures over the seeds; head -> the measures of each seed."""
     each = {
-        head: [replace(trial, share=share, plan=replace(trial.plan, seed=seed)).head(head) for seed in seeds]
-        for head, share in shares.items()
+        head: [replace(trial, plan=replace(trial.plan, seed=seed)).head(head) for seed in seeds]
+        for head, trial in trials.items()
     }
     means = {head: {c: statistics.fmean(row[c] for row in rows) for c in rows[0]} for head, rows in each.items()}
     return means, each
+
+
+def save_sheet(trials: Mapping[str, Mapping[str, Trial]], pictures: Sequence[tuple[str, Tensor]], file: Path) -> None:
+    """Rows: the heads, each with some pictures. Columns: the fine-tunes. All of the first seed."""
+    heads = next(iter(trials.values()))
+    rows: dict[str, dict[str, Tensor]] = {f"{head}, {name}": {"GT": hr} for head in heads for name, hr in pictures}
+    for column, of_heads in trials.items():
+        for head, trial in of_heads.items():
+            for name, _ in pictures:
+                image = read_image(trial.out / trial.name_of(head) / f"{name}.png")[None]
+                rows[f"{head}, {name}"][column] = image
+    corners = {row: busiest(images["GT"], SHOWN) for row, images in rows.items()}
+    contact_sheet(rows, corners, SHOWN).save(file)
 
 
 def main() -> None:
@@ -151,6 +172,7 @@ def main() -> None:
     parser.add_argument("--critics", nargs="*", default=["haarpsi", "ssim", "texture_stats"])
     parser.add_argument("--heads", nargs="+", default=list(HEADS), choices=HEADS)
     parser.add_argument("--share", nargs="+", type=float, default=[0.5], help="of the gradient's norm; one or per head")
+    parser.add_argument("--sums", nargs="+", default=["share"], choices=["share", "plain"], help="plain: fixed weight")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of initialisation and crops")
     parser.add_argument("--pixel-steps", type=int, default=1500)
     parser.add_argument("--steps", type=int, default=500)
@@ -169,9 +191,10 @@ def main() -> None:
     plan = Plan(pixel_steps=options.pixel_steps, steps=options.steps, batch=options.batch, rate=options.rate)
     attacks = Table("critic", "from", "stage", *COLUMNS, title="attacks on pixels")
     title = f"{options.steps} steps, means over {len(options.seeds)} seeds, shares {shares}"
-    tunes = Table("critic", "head", *COLUMNS, title=title)
+    tunes = Table("critic", "sum", "head", *COLUMNS, title=title)
     summary: dict[str, object] = {"pictures": [name for name, _, _ in pairs], "plan": plan.key(), "shares": shares}
     control: dict[str, dict[str, float]] = {}
+    shown: dict[str, dict[str, Trial]] = {}
     for name in [CONTROL, *options.critics]:
         critic, loss = loss_of(name)
         trial = Trial(name, critic, loss, 0.0, photographs, pairs, plan, options.out, console.print)
@@ -180,14 +203,23 @@ def main() -> None:
         for start, stages in attacked.items():
             for stage, row in stages.items():
                 attacks.add_row(name, start, stage, *(f"{row[c]:.3f}" for c in COLUMNS))
-        means, each = fine_tuned(trial, shares, options.seeds)
-        for head, row in means.items():
-            tunes.add_row(name, head, *(f"{row[c]:.3f}" for c in COLUMNS))
-        summary[name] = {"attacks": attacked, "heads": means, "seeds": each}
-        control = control or means
+        tuned, each = {}, {}
+        for kind_of_sum in options.sums if loss is not None else ["share"]:
+            label = name if loss is None else f"{name}, {kind_of_sum}"
+            trials = {h: replace(trial, share=s, plain=kind_of_sum == "plain") for h, s in shares.items()}
+            tuned[kind_of_sum], each[kind_of_sum] = fine_tuned(trials, options.seeds)
+            first = replace(plan, seed=options.seeds[0])
+            shown[label] = {head: replace(one, plan=first) for head, one in trials.items()}
+            for head, row in tuned[kind_of_sum].items():
+                tunes.add_row(name, kind_of_sum, head, *(f"{row[c]:.3f}" for c in COLUMNS))
+        summary[name] = {"attacks": attacked, "heads": tuned, "seeds": each}
+        control = control or tuned["share"]
         if attacked:
             kind = "learned" if critic.card.needs_weights else "weight_free"
-            gates = check_gates(kind, attacked["bicubic"], {head: (control[head], means[head]) for head in means})
+            heads = {
+                f"{head}, {how}": (control[head], row) for how, rows in tuned.items() for head, row in rows.items()
+            }
+            gates = check_gates(kind, attacked["bicubic"], heads)
             for folder in options.rated:
                 right, total = ordered_pairs(critic, folder)
                 gates.append(Gate(f"pairs of {folder.name} in order", right, f"all of {total}", right == total))
@@ -200,7 +232,10 @@ def main() -> None:
     console.print(attacks)
     console.print(tunes)
     (options.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    console.print(f"wrote {options.out / 'summary.json'}; the images are beside it")
+    save_sheet(
+        shown, [(name, hr) for name, _, hr in pairs[:: max(1, len(pairs) // PICTURES)]], options.out / "sheet.png"
+    )
+    console.print(f"wrote {options.out / 'summary.json'} and sheet.png; the images are beside them")
 
 
 if __name__ == "__main__":

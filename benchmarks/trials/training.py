@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sr_perceptual_loss import GradNormBalancer
 from sr_perceptual_loss.lab.data.images import SUFFIXES, read_image
 from sr_perceptual_loss.losses.base import PairLoss
+from sr_perceptual_loss.monitor.probe import probe
 from trials.networks import SmallSR
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,6 +27,8 @@ __all__ = ["Photographs", "Plan", "fine_tune", "image_pairs", "pixel_stage", "re
 
 #: Called with (step, steps, value of L1).
 Progress = Callable[[int, int, float], None]
+#: Batches on which the weight of a plain sum is measured.
+PROBED = 8
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,31 @@ def save(network: nn.Module, file: Path) -> None:
     part.replace(file)
 
 
+def plain_weight(network: nn.Module, loss: PairLoss, share: float, photographs: Photographs, plan: Plan) -> float:
+    """Weight at which ``loss`` has this share of the gradient at the output of the network as it is now."""
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for step in range(PROBED):
+            hr = photographs.crops(plan.seed + 1, step, plan.batch, plan.side)
+            with torch.no_grad():
+                yield network(shrink(hr)), hr
+
+    shares = {"pixel": 1 - share, "critic": share}
+    weight = probe({"pixel": F.l1_loss, "critic": loss}, batches(), shares=shares).factors["critic"]
+    if weight is None:
+        raise SystemExit(f"{loss.name}: its gradient is 0, so no weight gives it a share of {share:g}.")
+    return weight
+
+
 def fine_tune(
-    network: nn.Module, loss: PairLoss | None, share: float, photographs: Photographs, plan: Plan, progress: Progress
+    network: nn.Module,
+    loss: PairLoss | None,
+    share: float,
+    photographs: Photographs,
+    plan: Plan,
+    progress: Progress,
+    *,
+    plain: bool = False,
 ) -> None:
     """Continue with L1 and a perceptual loss; without one it is the control.
 
@@ -132,19 +158,26 @@ def fine_tune(
         photographs: to draw GT crops from.
         plan: steps, rate, crops.
         progress: called after every step.
+        plain: the share holds at the start only, where it gives the weight of a plain sum.
     """
-    balancer = GradNormBalancer({"pixel": 1 - share, "critic": share} if loss is not None else {"pixel": 1.0})
+    shares = {"pixel": 1 - share, "critic": share} if loss is not None else {"pixel": 1.0}
+    balancer = GradNormBalancer(shares)
+    weight = plain_weight(network, loss, share, photographs, plan) if loss is not None and plain else 0.0
 
     def loss_of(step: int) -> tuple[Tensor, float]:
         # Other crops than those of the pixel stage.
         hr = photographs.crops(plan.seed + 1, step, plan.batch, plan.side)
         sr = network(shrink(hr))
+        pixel = F.l1_loss(sr.detach(), hr).item()
+        if loss is not None:
+            loss.step(step)
+            if plain:
+                return F.l1_loss(sr, hr) + weight * loss(sr, hr), pixel
         balancer.step(step)
         terms = {"pixel": lambda image: F.l1_loss(image, hr)}
         if loss is not None:
-            loss.step(step)
             terms["critic"] = lambda image: loss(image, hr)
-        return balancer(sr, terms), F.l1_loss(sr.detach(), hr).item()
+        return balancer(sr, terms), pixel
 
     _optimise(network, plan.rate, plan.steps, loss_of, progress)
 

@@ -17,7 +17,7 @@ from sr_perceptual_loss.losses.base import PairLoss
 from trials.measures import measure
 from trials.training import Photographs, Plan, fine_tune, pixel_stage, restore
 
-__all__ = ["FROM_BICUBIC", "FROM_GT", "Attack", "Trial", "enlarged", "pixel_attack"]
+__all__ = ["FROM_BICUBIC", "FROM_GT", "Attack", "Trial", "enlarged", "pixel_attack", "save_image"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class Trial:
         critic: scores the images, and is attacked.
         loss: the critic as a loss, or None for the L1 control.
         share: of the gradient at the output that belongs to the loss.
+        plain: the share holds at the start only, where it gives the weight of a plain sum.
         photographs: to fine-tune on.
         pairs: (name, LR, GT) to measure on.
         plan: of the fine-tunes.
@@ -96,6 +97,7 @@ class Trial:
     plan: Plan
     out: Path
     report: Callable[[str], None] = print
+    plain: bool = False
 
     def attack(self, attack: Attack, side: int = 192) -> dict[str, dict[str, float]]:
         """Measures ``before`` and ``after`` an attack on the middle ``side`` pixels of each test image."""
@@ -108,34 +110,40 @@ class Trial:
                 start = hr if attack.start == "gt" else enlarged(lr)
                 images["before"][name] = start
                 images["after"][name] = pixel_attack(self.critic, start, hr, steps=attack.steps, rate=attack.rate)
-            self._keep_image(f"attack-{attack.start}", images["after"][crops[0][0]])
+            save_image(self.out / f"{self.name}-attack-{attack.start}.png", images["after"][crops[0][0]])
             references = [(name, hr) for name, _, hr in crops]
             return {stage: measure(shown, references, self.critic) for stage, shown in images.items()}
 
         return _kept(file, run)
 
+    def name_of(self, head: str) -> str:
+        """Part of the names of the files of one fine-tune."""
+        how = f"-{self.share:g}{'-plain' if self.plain else ''}" if self.loss is not None else ""
+        return f"tune-{self.name}{how}-{head}-{self.plan.key()}"
+
     def head(self, head: str) -> dict[str, float]:
-        """Measures after fine-tuning one small network with this critic (or with L1 alone)."""
-        share = f"-{self.share:g}" if self.loss is not None else ""
-        file = self.out / f"tune-{self.name}{share}-{head}-{self.plan.key()}.json"
+        """Measures after fine-tuning one small network with this critic (or with L1 alone); its images are kept."""
 
         def progress(step: int, steps: int, value: float) -> None:
-            if step % 100 == 0:
-                self.report(f"{self.name}, {head}: step {step}/{steps}, L1 {value:.4f}")
+            if step % 250 == 0:
+                self.report(f"{self.name_of(head)}: step {step}/{steps}, L1 {value:.4f}")
 
         def run() -> dict[str, float]:
             network = pixel_stage(head, self.photographs, self.plan, self.out / "pixel_stage", progress)
-            fine_tune(network, self.loss, self.share, self.photographs, self.plan, progress)
+            fine_tune(network, self.loss, self.share, self.photographs, self.plan, progress, plain=self.plain)
             images = restore(network, list(self.pairs))
-            self._keep_image(f"tune-{head}{share}", images[self.pairs[0][0]])
+            for name, image in images.items():
+                save_image(self.out / self.name_of(head) / f"{name}.png", image)
             return measure(images, [(name, hr) for name, _, hr in self.pairs], self.critic)
 
-        return _kept(file, run)
+        return _kept(self.out / f"{self.name_of(head)}.json", run)
 
-    def _keep_image(self, what: str, image: Tensor) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
-        pixels = (image[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-        Image.fromarray(pixels).save(self.out / f"{self.name}-{what}.png")
+
+def save_image(file: Path, image: Tensor) -> None:
+    """(1, 3, H, W) in [0, 1] as a PNG file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pixels = (image[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(file)
 
 
 def _kept(file: Path, run: Callable[[], Mapping[str, object]]) -> dict:
