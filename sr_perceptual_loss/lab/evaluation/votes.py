@@ -1,4 +1,4 @@
-"""Choices instead of scores: agreement with votes, best images, ordered pairs, and scores from votes."""
+"""Choices instead of scores: agreement with votes, best images, and ordered pairs."""
 
 from __future__ import annotations
 
@@ -7,17 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
-from scipy.sparse.csgraph import connected_components
 
 from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.lab.evaluation.correlation import NAN, Floats, checked_pair, indices_by_content
 
-__all__ = ["Share", "ThurstoneScores", "pairwise_accuracy", "thurstone", "two_afc_terms", "win_rate"]
-
-#: Standard deviation of the prior of a Thurstone score; it keeps an item that always wins finite.
-PRIOR_SD = 3.0
-
+__all__ = ["Share", "pairwise_accuracy", "two_afc_terms", "win_rate"]
 
 @dataclass(frozen=True)
 class Share:
@@ -118,58 +112,3 @@ def _by_content(
         raise InputError(f"contents: got {len(contents)}, expected one for each of the {len(x)} images.")
     for name, index in indices_by_content(contents).items():
         yield name, x[index], y[index]
-
-
-@dataclass(frozen=True)
-class ThurstoneScores:
-    """Scores from votes; only differences are meaningful, so their mean is 0."""
-
-    scores: Floats  # (n,), in units of the standard deviation of a difference: P(i preferred to j) = Phi(s_i - s_j)
-    low: Floats  # lower ends of the 95 % intervals, (n,)
-    high: Floats  # upper ends, (n,)
-
-
-def thurstone(names: Sequence[str], choices: Sequence[tuple[int, int]]) -> ThurstoneScores:
-    """Thurstone scores (case V) with intervals, by expectation propagation under a Gaussian prior.
-
-    Args:
-        names: of the n items, n >= 2.
-        choices: (index of the winner, index of the loser) of each vote.
-
-    Returns:
-        See :class:`ThurstoneScores`; intervals are about the mean of the items.
-
-    Raises:
-        InputError: indices that are not two different items, or items that no chain of comparisons connects.
-
-    Source: Thurstone, A law of comparative judgment, 1927, case V; solver of choix.
-    """
-    n = len(names)
-    for winner, loser in choices:
-        if winner == loser or not (0 <= winner < n and 0 <= loser < n):
-            raise InputError(f"choices: got ({winner}, {loser}), expected two different items of 0 to {n - 1}.")
-    import choix
-
-    _check_connected(names, choices)
-    mean, covariance = choix.ep_pairwise(n, sorted(choices), PRIOR_SD**-2, model="probit")
-    # Votes do not determine the common level of all scores; it is removed.
-    centring = np.eye(n) - 1 / n
-    scores, covariance = centring @ mean, centring @ covariance @ centring
-    half_width = stats.norm.ppf(0.975) * np.sqrt(np.diag(covariance))
-    return ThurstoneScores(scores, scores - half_width, scores + half_width)
-
-
-def _check_connected(names: Sequence[str], choices: Sequence[tuple[int, int]]) -> None:
-    compared = np.zeros((len(names), len(names)))
-    for winner, loser in choices:
-        compared[winner, loser] = 1
-    groups, group_of = connected_components(compared, directed=False)
-    if groups == 1:
-        return
-    parts = [
-        "{" + ", ".join(name for name, g in zip(names, group_of, strict=True) if g == i) + "}" for i in range(groups)
-    ]
-    raise InputError(
-        f"votes: no vote compares items of {' with items of '.join(parts[:5])}, so their scores cannot be compared; "
-        "collect votes between the groups, or fit each group alone."
-    )
