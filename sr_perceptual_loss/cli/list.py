@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["list_critics"]
 
+CARD_FIELDS = ("learned_from", "cost", "good_at", "bad_at", "as_loss")
 ENTRY_FIELDS = ("tag", "bundled", "bytes", "licence", "commercial_use", "training_data", "origin", "url")
+HEADS = ("critic", "weights", "scores", "symmetric", "cost", "licence", "learned from", "good at", "bad at")
 COMMERCIAL_USE = {True: "allowed", False: "not allowed", None: "not stated"}
 
 
@@ -28,7 +30,7 @@ def list_critics(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array instead of text.")] = False,
 ) -> None:
-    """List every critic in a line: whether it needs a download, its scores, licence, and what it was learned from."""
+    """List every critic in a line: download, scores, cost, licence, training data, what it is good and bad at."""
     from sr_perceptual_loss.critics import get_card
     from sr_perceptual_loss.critics import list_critics as names
 
@@ -38,9 +40,8 @@ def list_critics(
     elif critics:
         typer.echo("\n\n".join(map(_text, described)))
     else:
-        heads = ("critic", "weights", "scores", "symmetric", "licence", "learned from")
-        print_table(heads, [_row(critic) for critic in described])
-        log("Each in full, with its limits: srpl list CRITIC")
+        print_table(HEADS, [_row(critic) for critic in described])
+        log("Cost: time of forward and backward pass, LPIPS-VGG = 1. Each in full, with its limits: srpl list CRITIC")
 
 
 def _describe(card: CriticCard) -> dict[str, Any]:
@@ -52,6 +53,7 @@ def _describe(card: CriticCard) -> dict[str, Any]:
         "score_range": list(card.score_range),
         "relative": card.relative,
         "symmetric": card.symmetric,
+        **{field: getattr(card, field) for field in CARD_FIELDS},
         "notes": list(card.notes),
         "needs_weights": card.needs_weights,
         "weights": [_weights(card.name, entry) for entry in card.weights.values()],
@@ -59,13 +61,16 @@ def _describe(card: CriticCard) -> dict[str, Any]:
 
 
 def _weights(name: str, entry: WeightsEntry) -> dict[str, Any]:
-    from sr_perceptual_loss.weights import records
+    from sr_perceptual_loss.weights import records, store
 
-    here = records.on_this_machine(name, entry)
+    here, origin = store.is_local(name, entry), ""
+    if here:
+        converted = records.on_this_machine(name, entry)
+        origin = records.origin(name, entry) if converted else "in torch's folder, to be compared and converted"
     return {
         **{field: getattr(entry, field) for field in ENTRY_FIELDS},
         "on_this_machine": here,
-        "known_origin": records.origin(name, entry) if here else "",
+        "known_origin": origin,
         "path": str(records.place(name, entry)),
     }
 
@@ -74,17 +79,17 @@ def _row(critic: dict[str, Any]) -> tuple[str, ...]:
     """One line of the table, with the weights that ``weights='local'`` means."""
     entry = next(iter(critic["weights"]), None)
     if not critic["needs_weights"]:
-        # The constants of a formula may have been fitted too; its card says so in a note.
-        fitted = (note.rstrip(".") for note in critic["notes"] if note.startswith("Fitted to"))
-        weights, licence, learned = "formula", "of this package", next(fitted, "nothing")
+        weights, licence = "formula", "of this package"
     elif not entry:
-        weights, licence, learned = "none published", "-", "your training"
+        weights, licence = "none published", "-"
     else:
         weights = "bundled" if entry["bundled"] else "on this machine" if entry["on_this_machine"] else "download"
-        licence = entry["licence"].partition(" (")[0].partition(";")[0] or "not stated"
-        learned = entry["training_data"] or "not stated"
+        licence = entry["licence"].partition(" (")[0].partition(";")[0]
+        licence = "not stated" if licence.startswith("not stated") else licence or "not stated"
     low, high = critic["score_range"]
-    return critic["name"], weights, f"{low:g}..{high:g}", "yes" if critic["symmetric"] else "no", licence, learned
+    facts = critic["learned_from"], critic["good_at"], critic["bad_at"]
+    symmetric = "yes" if critic["symmetric"] else "no"
+    return critic["name"], weights, f"{low:g}..{high:g}", symmetric, critic["cost"], licence, *facts
 
 
 def _text(critic: dict[str, Any]) -> str:
@@ -110,7 +115,14 @@ def _text(critic: dict[str, Any]) -> str:
             f"commercial use: {COMMERCIAL_USE[entry['commercial_use']]}",
             f"           trained on: {entry['training_data'] or 'not stated'}; {entry['bytes'] / 1e6:.0f} MB",
         ]
-    lines += [f"  note     {note}" for note in critic["notes"]]
+    lines += [
+        f"  learned  from {critic['learned_from']}",
+        f"  cost     {critic['cost']}: time of forward and backward pass, LPIPS-VGG = 1",
+        f"  good at  {critic['good_at']}",
+        f"  bad at   {critic['bad_at']}",
+        *([f"  as loss  not recommended: {critic['as_loss']}"] if critic["as_loss"] else ()),
+        *(f"  note     {note}" for note in critic["notes"]),
+    ]
     width = min(max(shutil.get_terminal_size().columns, 40), 100)
     wrapper = textwrap.TextWrapper(width, subsequent_indent=" " * 11, break_long_words=False, break_on_hyphens=False)
     return "\n".join(wrapper.fill(line) for line in lines)

@@ -8,9 +8,10 @@ as a loss. A new critic is one file: a subclass of :class:`Critic` with a ``card
 from __future__ import annotations
 
 import hashlib
+import html
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from sr_perceptual_loss.checks import RangeCheck, check_pair
 from sr_perceptual_loss.critics.construction import plain_construction
+from sr_perceptual_loss.critics.maps import enlarged_sum, gradient_map, with_mean
 from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.weights.manifest import WeightsEntry
 
@@ -87,6 +89,12 @@ class CriticCard:
         notes: limits, and differences from the published code; one sentence each, with a full stop.
         weights: published weights by tag; the first tag is the default.
         needs_weights: False for a critic that is a formula.
+        learned_from: data behind the default weights, or behind the constants of a formula; this and the next three
+            have 50 characters or less, for tables.
+        cost: time of forward and backward pass over that of LPIPS-VGG, on one CPU core.
+        good_at: what to take it for.
+        bad_at: what not to take it for.
+        as_loss: why it should not be a loss, in sentences; empty if nothing is known against it. Losses warn with it.
     """
 
     name: str
@@ -98,6 +106,22 @@ class CriticCard:
     notes: tuple[str, ...] = ()
     weights: Mapping[str, WeightsEntry] = field(default_factory=dict)
     needs_weights: bool = True
+    learned_from: str = "not stated"
+    cost: str = "not measured"
+    good_at: str = "not stated"
+    bad_at: str = "not stated"
+    as_loss: str = ""
+
+    def _repr_html_(self) -> str:
+        """The facts as a table, for notebooks."""
+        texts = {
+            "input_size": self.input_size.describe(),
+            "notes": " ".join(self.notes),
+            "weights": ", ".join(self.weights),
+        }
+        facts = {fact.name: texts.get(fact.name, getattr(self, fact.name)) for fact in fields(self)}
+        rows = (f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>" for name, value in facts.items())
+        return f"<table>{''.join(rows)}</table>"
 
 
 def normalise(image: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -247,6 +271,53 @@ class Critic(nn.Module, ABC):
                 f"({sr.shape[0]},)."
             )
         return score
+
+    @property
+    def map_form(self) -> str:
+        """What :meth:`score_map` shows: ``local`` or ``gradient``."""
+        return "gradient" if type(self)._lost is Critic._lost else "local"
+
+    def _lost(self, sr: Tensor, target: TargetFeatures) -> Sequence[Tensor]:
+        """Maps (N, C, h, w) >= 0 of any resolution, in proportion to what each position costs; none by default."""
+        return ()
+
+    def score_map(self, sr: Tensor, hr: Tensor) -> Tensor:
+        """Where ``sr`` loses quality: 0 where nothing is lost, larger is worse.
+
+        * ``map_form`` is ``local``: the critic compares the images place by place, and the map is made of these parts.
+          Its mean is what the score lost: the largest score (the second number of the card's ``score_range``) - score.
+        * ``gradient``: H * W * |sum over channels of the score's gradient * (hr - sr)|, smoothed with a Gaussian of
+          4 pixels. Its mean is at least |the first-order change of the score from sr to hr|.
+
+        The border counts as in the score. HaarPSI has zeros beyond it, as published, so the outer 8 pixels of the maps
+        of haarpsi and texture_stats are about 3 times as bright as the same error elsewhere. The image is not divided:
+        memory grows with it, as that of :meth:`score` or of its gradient.
+
+        Args:
+            sr: as in :meth:`score`.
+            hr: as in :meth:`score`.
+
+        Returns:
+            (N, 1, H, W) >= 0, without graph; does not depend on the other pairs of the batch.
+
+        Raises:
+            InputError: as :meth:`score`; or a metric without gradient.
+        """
+        check_pair(sr, hr)
+        self.input_size.check(sr.shape[2], sr.shape[3], self.card.name)
+        self._check_range(sr, hr)
+        with torch.inference_mode(False), torch.no_grad():
+            dtype = self.compute_dtype(sr)
+            sr, hr = (_without_graph(image).to(dtype) for image in (sr, hr))
+            if len(sr) == 0:
+                return sr.sum(1, keepdim=True)
+            target = self.encode_target(hr)
+            if self.map_form == "gradient":
+                return gradient_map(lambda image: self.score_checked(image, hr, target), sr, hr)
+            lost = self.card.score_range[1] - self.score_checked(sr, hr, target)
+            with torch.autocast(sr.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
+                parts = self._lost(sr, target)
+            return with_mean(enlarged_sum(parts, sr.shape[2], sr.shape[3]), lost.clamp(min=0)[:, None])
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Same as :meth:`score`."""

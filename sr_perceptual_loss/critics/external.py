@@ -122,6 +122,14 @@ class ExternalCritic(Critic):
         pairs = zip(sr.split(1), hr.split(1), strict=True) if self.per_image else [(sr, hr)]
         return torch.cat([self._call(*pair) for pair in pairs])
 
+    def score_map(self, sr: Tensor, hr: Tensor) -> Tensor:
+        """As of every critic; needs a metric with a gradient."""
+        if not self.differentiable:
+            raise InputError(
+                f"{self.card.name}: no gradient reaches sr, so there is no map. Use a critic of `srpl list`."
+            )
+        return super().score_map(sr, hr)
+
     def _call(self, sr: Tensor, hr: Tensor) -> Tensor:
         """(N,) scores, or (1,) if the metric returns one number for the batch."""
         result = torch.as_tensor(self.metric(sr, hr) if self.has_reference else self.metric(sr), device=sr.device)

@@ -21,7 +21,15 @@ from sr_perceptual_loss.checks import check_pair
 from sr_perceptual_loss.critics.base import Critic, SizeRule, TargetFeatures
 from sr_perceptual_loss.errors import InputError, NonFiniteError
 
-__all__ = ["PIXELS_AT_ONCE", "LocalCritic", "score_whole_image", "strips", "tile_boxes", "unit_range"]
+__all__ = [
+    "PIXELS_AT_ONCE",
+    "LocalCritic",
+    "map_whole_image",
+    "score_whole_image",
+    "strips",
+    "tile_boxes",
+    "unit_range",
+]
 
 #: Crops that are scored at once: limits the memory for large images.
 CROPS_AT_ONCE = 8
@@ -132,6 +140,29 @@ def score_whole_image(critic: Critic | FrozenLike, sr: Tensor, hr: Tensor, name:
     if not math.isfinite(value):
         raise NonFiniteError(f"{name}: the score is {value}; the weights or the image are damaged.")
     return value
+
+
+def map_whole_image(critic: Critic, sr: Tensor, hr: Tensor, name: str) -> Tensor:
+    """:meth:`Critic.score_map` of the whole image if the critic takes its size, else of crops that cover the image.
+
+    Args:
+        critic: a critic in eval mode.
+        sr: as in :func:`score_whole_image`.
+        hr: as in :func:`score_whole_image`.
+        name: name of the image, for messages.
+
+    Returns:
+        (H, W); the mean of the maps where crops overlap.
+
+    Raises:
+        InputError: as :func:`score_whole_image`, or a metric without gradient.
+    """
+    total, number = (torch.zeros(sr.shape[1:], device=sr.device) for _ in range(2))
+    for y, x, h, w in tile_boxes(critic.input_size, sr.shape[1], sr.shape[2], critic.card.name, name):
+        crops = (unit_range(image[None, :, y : y + h, x : x + w]) for image in (sr, hr))
+        total[y : y + h, x : x + w] += critic.score_map(*crops)[0, 0]
+        number[y : y + h, x : x + w] += 1
+    return total / number
 
 
 def _mean_of_crops(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,8 @@ class CriticLoss(PairLoss):
 
     Terms: ``score``, the parts of a score that has some (``ssimulacra2``: structure, ringing, blur), and for a relative
     critic ``over_gt_rate``, the share of crops scored above their reference.
+
+    A critic whose card says that it is no loss (``as_loss``) gives a UserWarning at construction.
 
     Raises:
         InputError, UnknownNameError, WeightsError: at construction.
@@ -110,6 +113,8 @@ class CriticLoss(PairLoss):
         self.term_names = ("score", *self.critic.part_names, *(("over_gt_rate",) if card.relative else ()))
         self.optimises = (card.name,)
         self._generator = torch.Generator("cpu").manual_seed(self.crops.seed % 2**63)
+        if card.as_loss:
+            warnings.warn(f"{card.name} is not recommended as a loss: {card.as_loss}", stacklevel=2)
 
     def _check_margin(self, card: CriticCard) -> None:
         """Refuse a margin so low that the loss of every score is 0, or for ``softplus`` less than 2e-9."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sr_perceptual_loss.errors import InputError
 
-__all__ = ["dot_strength", "gaussian_means", "grid_share", "lattice_contrast"]
+__all__ = ["dot_strength", "gaussian_means", "grid_share", "lattice_contrast", "lattice_excess"]
 
 #: Sigma of the neighbourhoods, in cells. A larger one detects fainter patterns.
 CELLS = 4.0
@@ -126,6 +126,27 @@ def _uneven(squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     unit = mean + INVISIBLE**2
     chance = spread * torch.outer(rows, columns) / unit.squeeze(2).square()
     return (energies - mean) / unit, chance, mean.squeeze(2)
+
+
+def lattice_excess(detail: Tensor, period: int) -> Tensor:
+    """sqrt(max(0, v - c) + 1e-4): how uneven the phases are beyond chance.
+
+    v: variance over phases of the local mean square, in units of its squared mean. c: the variance that independent
+    cells have by chance, which is larger where the texture is coarse or sparse.
+
+    Args:
+        detail: high-pass image, (N, C, H, W).
+        period: of the lattice, in pixels.
+
+    Returns:
+        (N, C, ceil((H // period) / 2), ceil((W // period) / 2)), >= 0.01.
+
+    Raises:
+        InputError: fewer than two cells.
+    """
+    uneven, chance, _ = _uneven(_phases(detail, period).square())
+    # The constant keeps the gradient of the root finite where chance explains everything.
+    return ((uneven.square().mean(2) - chance).clamp(min=0) + 1e-4).sqrt()
 
 
 def dot_strength(sr_detail: Tensor, hr_detail: Tensor, period: int) -> Tensor:

@@ -28,7 +28,7 @@ from sr_perceptual_loss.weights.manifest import COMMERCIAL_USE, WeightsEntry
 from sr_perceptual_loss.weights.matching import Storable, Suggest, load_state
 from sr_perceptual_loss.weights.records import Pin, home, on_this_machine, pin_of, place
 
-__all__ = ["entry_of", "fetch", "install", "load_state", "locate", "published", "read"]
+__all__ = ["entry_of", "fetch", "install", "is_local", "load_state", "locate", "published", "read"]
 
 logger = logging.getLogger("sr_perceptual_loss")
 
@@ -82,8 +82,7 @@ def locate(name: str, entries: Entries, weights: str | Path, *, remap: Remap, bu
         raise WeightsError(f"{name}: weights: got {weights!r}, expected 'local', a tag, a path, or None.")
     tag = weights if isinstance(weights, str) else ""
     entry = entry_of(name, entries, next(iter(entries), "")) if tag == "local" else entries.get(tag)
-    here = entry and (entry.bundled or on_this_machine(name, entry) or _in_torch_hub(entry).is_file())
-    if entry and tag == "local" and not here:
+    if entry and tag == "local" and not is_local(name, entry):
         raise WeightsError(
             f"{_absent(name, entry, 'are not on this machine, and weights=local never downloads')} To download them "
             f"once: srpl fetch {name} (YAML: weights: {entry.tag}). weights: None means random weights, whose scores "
@@ -194,6 +193,11 @@ def _workspace() -> Iterator[Path]:
             f"{home()}: the weights store cannot be written or locked ({error}). Free some space, set SRPL_HOME to a "
             "folder that can be written, or give weights as the path of a .safetensors file."
         ) from error
+
+
+def is_local(name: str, entry: WeightsEntry) -> bool:
+    """Whether :func:`locate` needs no download: the file is converted, bundled, or in torch's folder."""
+    return entry.bundled or on_this_machine(name, entry) or _in_torch_hub(entry).is_file()
 
 
 def _in_torch_hub(entry: WeightsEntry) -> Path:

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+from tiny_critics import CRITICS
+
+from sr_perceptual_loss import get_card, list_critics
+from sr_perceptual_loss.critics import registry
+
+ROOT = Path(__file__).parents[2]
 
 
 def rows(srpl):
@@ -22,22 +29,53 @@ def test_list_has_a_line_per_critic(srpl, small):
         ("rqi_topiq", "none published"),
     ):
         assert table[name]["weights"] == weights
-    expected = {"critic": "small", "weights": "download", "scores": "-1..0", "symmetric": "no", "licence": "MIT"}
-    assert table["small"] == {**expected, "learned from": "PIPAL"}
+    expected = {"critic": "small", "weights": "download", "scores": "-1..0", "symmetric": "no", "cost": "not measured"}
+    assert table["small"] == {
+        **expected, "licence": "MIT", "learned from": "PIPAL", "good at": "not stated", "bad at": "its scale"
+    }  # fmt: skip
     assert "CID22" in table["ssimulacra2"]["learned from"] and "ImageNet" in table["lpips"]["learned from"]
-    assert (table["haarpsi"]["symmetric"], table["haarpsi"]["learned from"]) == ("yes", "nothing")
+    assert (table["texture_stats"]["learned from"], table["haarpsi"]["symmetric"]) == ("nothing", "yes")
+    assert (table["rqi_maniqa"]["licence"], table["haarpsi"]["licence"]) == ("not stated", "of this package")
 
 
-def test_list_fits_80_columns(srpl, small, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
+def test_the_readme_has_the_same_table(srpl):
+    section = (ROOT / "README.md").read_text("utf-8").partition("\n## Critics\n")[2].partition("\n## ")[0]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    shown = {line[0].partition("`")[2].partition("`")[0]: dict(zip(lines[0], line, strict=True)) for line in lines}
+    table = rows(srpl)
+    for name in CRITICS:
+        line = table[name]
+        assert line.pop("critic") == name
+        assert {head: shown[name][head] for head in line} == line
+        assert shown[name]["size"] == get_card(name).input_size.describe().removeprefix("exactly ")
+
+
+def test_a_file_in_torchs_folder_needs_no_download(srpl, tmp_path):
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "vgg16-397923af.pth").touch()
+    table = rows(srpl)
+    assert (table["lpips_vgg"]["weights"], table["lpips_alex"]["weights"]) == ("on this machine", "download")
+    assert "imagenet: on this machine, in torch's folder" in srpl("list", "dists_vgg").stdout
+
+
+@pytest.mark.parametrize(("columns", "blocks"), [(80, 4), (120, 2)])
+def test_list_fits_the_terminal(srpl, small, monkeypatch, columns, blocks):
+    """Every critic has one line in each block: no cell is so long that it is wrapped."""
+    kept = {name: critic for name, critic in registry._CRITICS.items() if not name.startswith("tiny_")}
+    monkeypatch.setattr(registry, "_CRITICS", kept)
+    monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr("typer.testing._NamedTextIOWrapper.isatty", lambda self: True)
     lines = srpl("list").stdout.splitlines()
-    assert max(map(len, lines)) <= 80
-    assert sum(line.startswith("small ") for line in lines) == 2
+    assert max(map(len, lines)) <= columns
+    assert sum(line.startswith("small ") for line in lines) == blocks
+    assert len(lines) == blocks * (1 + len(list_critics()))
 
 
 def test_list_text(srpl, small):
     text = srpl("list", "haarpsi", "small", "efficient_pban").stdout
+    assert "learned  from PIPAL\n  cost     not measured: time" in text and "bad at   its scale" in text
+    assert "as loss" not in text and "as loss  not recommended: With a large share" in srpl("list", "lpips").stdout
     assert "haarpsi\n  paper    Reisenhofer et al." in text
     assert (
         "sizes    sides >= 16\n  scores   0 to 1, absolute; higher is better; symmetric\n  weights  none needed" in text

@@ -26,6 +26,15 @@ def test_the_critics_of_the_package():
     assert {"efficient_pban", "haarpsi", "rqi_ahiq", "rqi_maniqa", "rqi_topiq", "texture_stats"} <= set(CRITICS)
 
 
+@pytest.mark.parametrize("name", CRITICS)
+def test_a_card_says_what_the_critic_is_for(name):
+    card = get_card(name)
+    facts = (card.learned_from, card.cost, card.good_at, card.bad_at)
+    assert all(0 < len(fact) <= 50 for fact in facts)
+    assert "not stated" not in facts
+    assert not card.as_loss or card.as_loss.endswith(".")
+
+
 def test_a_misspelt_critic_gets_the_nearest_name():
     with pytest.raises(UnknownNameError) as error:
         create_critic("rqi_maniga")

@@ -25,6 +25,7 @@ from sr_perceptual_loss import (
     save_weights,
 )
 from sr_perceptual_loss.losses.critic_loss import FORMS
+from sr_perceptual_loss.losses.frozen import FrozenCritic
 from sr_perceptual_loss.ops.crops import crop_pairs
 
 
@@ -296,6 +297,19 @@ def test_random_weights_warn_at_every_construction():
         loss = SSIMPerceptualRatioLoss(create_critic("tiny_rqi_topiq", weights=None))
     loss.critic.load_state_dict(loss.critic.state_dict())
     assert not loss.perceptual.frozen.random_weights
+
+
+def test_a_critic_that_is_no_loss_warns_as_a_loss_only():
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        frozen = FrozenCritic("lpips")  # as validation metrics and `srpl score` build it
+        assert not seen
+        for build in (CriticLoss, SSIMPerceptualRatioLoss):
+            build(frozen.critic)
+        CriticLoss("dists")
+    assert [w.category for w in seen] == [UserWarning] * 2
+    assert all("lpips is not recommended as a loss: " in str(w.message) for w in seen)
+    assert seen[0].filename == __file__
 
 
 def test_one_line_tells_what_a_loss_is(tmp_path):

@@ -227,6 +227,10 @@ class EfficientPBAN(Critic):
             "The reference passes the trunk before the SR image, which matters only to BN statistics in training.",
             "Weights start from random values, never from a download.",
         ),
+        learned_from="your training",
+        cost=".25-.30",
+        good_at="opinion scores of SR, as its paper reports",
+        bad_at="no weights published: train it first",
         # None published: only architecture and training code are.
         weights={},
     )

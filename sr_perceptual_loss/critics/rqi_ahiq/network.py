@@ -161,6 +161,10 @@ class RQIAhiq(Critic):
             "f(a, b) = -f(b, a), which the paper states, is a trained tendency; nothing enforces it.",
             "Weights start from random values, never from a download; srpl convert --backbone brings pretrained ones.",
         ),
+        learned_from="your training",
+        cost="4.1",
+        good_at="quality of SR relative to GT, as its paper reports",
+        bad_at="no weights published: train it first; slow",
         # RQI was published with its MANIQA variant only.
         weights={},
     )

@@ -234,6 +234,10 @@ class RQIManiqa(Critic):
             "enforces it.",
             "As in the released code both images pass conv0_x1; conv0_x2 and downsample are never used.",
         ),
+        learned_from="PIPAL",
+        cost="7.8",
+        good_at="quality of SR relative to GT, as its paper reports",
+        bad_at="slow; the official weights were never run by us",
         weights={
             "official": WeightsEntry(
                 tag="official",

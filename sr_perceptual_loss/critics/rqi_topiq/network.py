@@ -181,6 +181,10 @@ class RQITopiq(Critic):
             "f(a, b) = -f(b, a), which the paper states, is a trained tendency; nothing enforces it.",
             "As in the published network, attn_blks.*.self_attn is never used.",
         ),
+        learned_from="your training",
+        cost=".32",
+        good_at="quality of SR relative to GT, as its paper reports",
+        bad_at="no weights published: train it first",
         # None published for RQI. TOPIQ-FR's own are not entries: they are another metric and not for commercial use.
         weights={},
     )

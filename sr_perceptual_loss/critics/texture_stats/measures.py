@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sr_perceptual_loss.critics.texture_stats.bands import ORIENTED, Bands
-from sr_perceptual_loss.ops.lattice import gaussian_means, grid_share, lattice_contrast
+from sr_perceptual_loss.ops.lattice import gaussian_means, grid_share, lattice_excess
 
 __all__ = ["STATISTICS", "measure", "similarity"]
 
@@ -30,7 +30,7 @@ PERIODS = (3, 4)
 #: Distance of the windows in pixels of a level.
 STEP = 4
 #: Statistics that only penalise an excess -> value that random texture has, below which nothing is penalised.
-_CHANCE = {"grid": 0.006, "lattice": 0.3}
+_CHANCE = {"grid": 0.006, "lattice": 0.05}
 
 
 def _rms(square_mean: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def measure(
     if "colour" in mean:
         result["colour"] = _rms(mean["colour"])
     if finest:
-        for name, function in (("grid", grid_share), ("lattice", lattice_contrast)):
+        for name, function in (("grid", grid_share), ("lattice", lattice_excess)):
             if name in statistics:
                 result.update({f"{name}_{period}": function(bands.detail, period) for period in PERIODS})
     return result
@@ -133,5 +133,6 @@ def similarity(sr: Mapping[str, Tensor], hr: Mapping[str, Tensor], soft: float) 
         else:
             # sqrt(d^2 + r^2) - r is |d|, but smooth at 0, so that the gradient does not jump where both agree.
             value = 1 - (((a - b).square() + 1e-4).sqrt() - 1e-2) / 2
-        result[name] = value.mean(1, keepdim=True)
+        # Dots in one channel are not made up for by clean ones.
+        result[name] = value.prod(1, keepdim=True) if name.startswith("lattice") else value.mean(1, keepdim=True)
     return result
