@@ -14,8 +14,9 @@ import typer
 from typer.core import TyperGroup
 
 from sr_perceptual_loss import __version__
-from sr_perceptual_loss.cli import basicsr, convert, evaluate, fetch, metrics, probe, score, train
+from sr_perceptual_loss.cli import basicsr, config, convert, evaluate, fetch, metrics, probe, report, score, train
 from sr_perceptual_loss.cli import list as list_
+from sr_perceptual_loss.cli import map as map_
 from sr_perceptual_loss.cli.terminal import log
 from sr_perceptual_loss.errors import InputError, InstallError, NonFiniteError, UnknownNameError, WeightsError
 
@@ -24,7 +25,9 @@ __all__ = ["app", "main"]
 REFUSED = 2
 INTERRUPTED = 130
 #: Packages of the extra `lab` that commands import.
-LAB = ("accelerate", "choix", "filelock", "jinja2", "matplotlib", "msgspec", "scipy", "tqdm", "yaml")
+LAB = ("accelerate", "filelock", "msgspec", "scipy", "tqdm", "yaml")
+#: Of the extra `report`, which is part of `lab`.
+REPORT = ("jinja2", "plotly")
 
 
 class Commands(TyperGroup):
@@ -39,9 +42,10 @@ class Commands(TyperGroup):
             raise typer.Exit(REFUSED) from None
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
-            if package not in LAB:
+            if package not in (*LAB, *REPORT):
                 raise
-            log(f"error: {package} is missing: pip install 'sr_perceptual_loss[lab]'")
+            extra = "report" if ctx.invoked_subcommand == "report" else "lab"
+            log(f"error: {package} is missing: pip install 'sr_perceptual_loss[{extra}]'")
             raise typer.Exit(REFUSED) from None
         except KeyboardInterrupt:
             log("interrupted")
@@ -74,13 +78,16 @@ def _options(
 
 
 app.command("list")(list_.list_critics)
+app.add_typer(config.app, name="config")
 app.command("score")(score.score)
+app.command("map")(map_.draw_map)
 app.command("convert")(convert.convert)
 app.command("fetch")(fetch.fetch)
 app.command("probe")(probe.probe)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("metrics")(metrics.metrics)
+app.command("report")(report.report)
 # Options that it does not know are passed to BasicSR's parser.
 app.command("basicsr", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(basicsr.basicsr)
 
