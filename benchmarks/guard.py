@@ -6,7 +6,8 @@
 A residual pixel-shuffle network is trained with L1 first (a network that lacks image information draws grids even for
 HaarPSI). Then each run fine-tunes it: with a deliberately weak critic (a tiny untrained CNN), which should cause an
 alarm within 300 steps, and with HaarPSI and SSIM for 500 steps, which should not. Two guards check each run, every 20
-and every 100 steps. Prints a table and writes runs/guard/summary.json.
+and every 100 steps. Prints a table and writes runs/guard/summary.json. Interrupted, it continues with the next run;
+delete runs/guard to measure again.
 
 With --attack nothing is fine-tuned: after three clean checks the outputs are attacked (PGD on the critic, 10 steps
 within +-eps) for three checks; the table holds the share of trials with an alarm.
@@ -252,20 +253,26 @@ def main() -> None:
         return
     train, held_out = photographs(demo.TRAIN), photographs(demo.HELD_OUT)
     columns = ("alarm (K=20)", "alarm (K=100)", "score", "PSNR", "SSIM", "HaarPSI", "HF/GT", "grid", "dots")
-    table, summary = Table("seed", "run", "steps", *columns), []
+    table, kept = Table("seed", "run", "steps", *columns), OUT / f"summary{'_quick' * options.quick}.json"
+    done = {(row["seed"], row["run"]): row for row in (json.loads(kept.read_text()) if kept.is_file() else [])}
+    summary = []
     for seed in options.seeds:
         start = pretrained(train, seed, 5 if options.quick else options.pretrain)
         for name in options.runs:
-            result = run(name, seed, start, train, limit)
-            before, after = (measured(n, result["loss"], held_out) for n in (start, result["net"]))
-            first = [a[0].split(":")[0].split()[1] if a else "none" for a in result["alarms"].values()]
-            shown = [f"{before[k]:.{d}f} -> {after[k]:.{d}f}" for k, d in
+            if (seed, name) not in done:
+                result = run(name, seed, start, train, limit)
+                before, after = (measured(n, result["loss"], held_out) for n in (start, result["net"]))
+                alarms = {str(every): texts for every, texts in result["alarms"].items()}
+                row = {"seed": seed, "run": name, "before": before, "after": after}
+                done[seed, name] = {**row, "steps": result["steps"], "alarms": alarms}
+                kept.write_text(json.dumps(list(done.values()), indent=1) + "\n")
+            row = done[seed, name]
+            summary.append(row)
+            first = [a[0].split(":")[0].split()[1] if a else "none" for a in row["alarms"].values()]
+            shown = [f"{row['before'][k]:.{d}f} -> {row['after'][k]:.{d}f}" for k, d in
                      (("score", 3), ("psnr", 2), ("ssim", 3), ("haarpsi", 3), ("hf", 2), ("grid", 2), ("dots", 2))
                      ]  # fmt: skip
-            table.add_row(str(seed), name, str(result["steps"]), *first, *shown)
-            row = {"seed": seed, "run": name, "before": before, "after": after}
-            summary.append({**row, **{k: result[k] for k in ("steps", "alarms")}})
-            (OUT / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+            table.add_row(str(seed), name, str(row["steps"]), *first, *shown)
     console.print(table)
     for row in summary:
         for every, texts in row["alarms"].items():

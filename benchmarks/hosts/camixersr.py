@@ -2,7 +2,7 @@
 
     python benchmarks/hosts/camixersr.py --clone <clone of icandle/CAMixerSR> --data DIR
 
-Stages: `before` (published weights), `haarpsi` (camixersr_x4_ssim_haarpsi.yml), `rqi_topiq` (the same with a learned
+Stages: `before` (published weights), `haarpsi` (camixersr_x4_ssim_pban.yml with HaarPSI), `rqi_topiq` (with a learned
 critic at a tenth of the weight; only with --weights), `control` (pixel loss alone). Measures are means over two seeds
 of its random evaluation; the spread over eight is printed for Set5. Resumable: runs that are complete are not repeated.
 """
@@ -53,18 +53,20 @@ def train(given: argparse.Namespace, codes: Path, start: Path) -> dict[str, Path
         "train:guard:every": 50,
         "logger:print_freq": max(1, given.iterations // 8),
     }
+    shares = "'alpha':0.5,'beta':0.5,'loss_balance':'grad_norm'"
+    free = f"[{{'type':'SSIMPerceptualRatioLoss','name':'ssim_haarpsi','critic':'haarpsi',{shares}}}]"
     learned = (
         f"[{{'type':'SSIMPerceptualRatioLoss','name':'ssim_rqi','critic':'rqi_topiq','weights':'{given.weights}',"
-        "'alpha':0.5,'beta':0.5,'loss_balance':'grad_norm','loss_weight':0.1}]"
+        f"{shares},'loss_weight':0.1}}]"
     )
-    stages: dict[str, dict[str, object]] = {"haarpsi": {}}
+    stages: dict[str, dict[str, object]] = {"haarpsi": {"train:losses": free}}
     if given.weights:
         stages["rqi_topiq"] = {"train:losses": learned}
     stages["control"] = {"train:losses": f"[{L1}]", "train:pixel_opt": "~", "train:guard": "false"}
     found = {"before": start}
     for stage, force in stages.items():
         name, log = f"srpl_{stage}_{given.iterations}", OUT / "camixersr" / f"{stage}.log"
-        config = "camixersr_x4_ssim_haarpsi.yml"
+        config = "camixersr_x4_ssim_pban.yml"
         forced = {key: value for key, value in common.items() if not (stage == "control" and "guard:" in key)}
         found[stage] = basicsr(config, name, {**forced, **force}, log, cwd=codes, imports="archs models")
     return found

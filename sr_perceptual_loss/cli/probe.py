@@ -62,6 +62,8 @@ def probe(
     heads = ("loss", "value", "grad norm", "spread", "share", "wanted", "weight", "proposed")
     log(f"{report['batches']} batches; reference {report['reference']}")
     print_table(heads, [_line(row) for row in report["losses"]])
+    if any(row["share_wanted"] is None for row in report["losses"]):
+        log("gan: measured at the discriminator as it is now (untrained or loaded). It has no share; its weight stays.")
     cosines = [(f"{row['a']} / {row['b']}", f"{row['cosine']:+.3f}") for row in report["cosines"]]
     echo("")
     print_table(("losses", "cosine (1: same direction, -1: opposite)"), cosines)
@@ -76,7 +78,7 @@ def _line(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['gradient_norm']:.3e}",
         f"{row['spread']:.2f}",
         f"{row['share_now']:.0%}",
-        f"{row['share_wanted']:.0%}",
+        "-" if row["share_wanted"] is None else f"{row['share_wanted']:.0%}",
         "?" if weight is None else f"{weight:g}",
         times if proposed is None else f"{proposed:.3g}",
     )

@@ -40,6 +40,9 @@ class GradNormBalancer(nn.Module):
     valid. The returned value is sum_i share_i * L_i: the weights act on the gradient only, so logs do not jump with
     them. Losses must reach the network through the SR image alone.
 
+    Give an adversarial loss no share; add it to the returned value with a plain weight. The gradient of an untrained
+    discriminator is noise, and a share would scale it up to its full norm.
+
     Norms are per image, averaged over the batch and over the ranks of ``torch.distributed``, and smoothed by a debiased
     moving average m <- d*m + (1 - d)*x, read as m / (1 - d^k), which is the state of this module.
 

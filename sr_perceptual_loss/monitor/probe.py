@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
@@ -33,8 +33,8 @@ class ProbeReport:
         norms: median gradient norm at the SR output by name (per image, averaged over the batch).
         spread: largest over smallest norm of the batches, by name; 1 means that all batches gave the same norm.
         cosines: mean cosine between the gradients of two losses, by (name, name).
-        shares: wanted shares of the total norm, summing to 1.
-        factors: factor on the weight of each loss; 1 for the reference loss, None for a loss without a gradient.
+        shares: wanted shares of the total norm of the losses whose weights may change, summing to 1.
+        factors: factor on the weight of each loss; 1 where the weight stays, None for a loss without a gradient.
         reference: the loss whose weight stays.
         batches: number of batches.
         weights: current weights of the losses whose weight is known.
@@ -63,7 +63,7 @@ class ProbeReport:
                 "gradient_norm": self.norms[name],
                 "spread": self.spread[name],
                 "share_now": self.norms[name] / total if total else 0.0,
-                "share_wanted": self.shares[name],
+                "share_wanted": self.shares.get(name),
                 "factor": factor,
                 "weight_now": weight,
                 "weight_proposed": None if factor is None or weight is None else weight * factor,
@@ -80,6 +80,7 @@ def probe(
     shares: Mapping[str, float] | None = None,
     reference: str | None = None,
     weights: Mapping[str, float] | None = None,
+    fixed: Collection[str] = (),
 ) -> ProbeReport:
     """Measure ||d loss / d sr|| of every loss and propose weights for wanted shares of the total norm.
 
@@ -93,6 +94,8 @@ def probe(
             count. For some: fractions of 1, and the other losses get equal parts of the rest.
         reference: the loss whose weight stays; the first by default.
         weights: current weights, only used for the proposed weights of the report.
+        fixed: losses that are measured and keep their weight, and have no share: adversarial ones, since the norm of an
+            untrained discriminator's gradient says nothing about the weight that the term needs.
 
     Returns:
         The report.
@@ -101,11 +104,11 @@ def probe(
         InputError: no loss, no batch, unknown names, shares that are not positive, a reference without a gradient.
         NonFiniteError: a loss or its gradient is not finite; the message names it.
     """
-    names = tuple(losses)
-    if not names:
-        raise InputError("probe: got no losses.")
-    wanted = _normalised(names, shares)
-    reference = names[0] if reference is None else check_choice("probe: reference", reference, names)
+    names, weighted = tuple(losses), tuple(name for name in losses if name not in fixed)
+    if not weighted:
+        raise InputError("probe: got no losses whose weight may change.")
+    wanted = _normalised(weighted, shares)
+    reference = weighted[0] if reference is None else check_choice("probe: reference", reference, weighted)
     values: dict[str, list[float]] = {name: [] for name in names}
     norms: dict[str, list[float]] = {name: [] for name in names}
     cosines: dict[tuple[str, str], list[float]] = {(a, b): [] for i, a in enumerate(names) for b in names[i + 1 :]}
@@ -127,7 +130,7 @@ def probe(
         spread={name: max(n) / min(n) if min(n) > 0 else math.inf for name, n in norms.items()},
         cosines={pair: fmean(per_batch) for pair, per_batch in cosines.items()},
         shares=wanted,
-        factors=_factors(medians, wanted, reference),
+        factors=dict.fromkeys(names, 1.0) | _factors(medians, wanted, reference),
         reference=reference,
         batches=len(norms[reference]),
         weights=dict(weights or {}),
@@ -160,10 +163,10 @@ def _gradient(name: str, loss: PairFunction, sr: Tensor, hr: Tensor) -> tuple[fl
 
 
 def _factors(norms: Mapping[str, float], shares: Mapping[str, float], reference: str) -> dict[str, float | None]:
-    floor = ZERO * max(norms.values())
+    floor = ZERO * max(norms[name] for name in shares)
     if norms[reference] <= floor:
         raise InputError(f"probe: '{reference}' has no gradient at the SR output; choose another reference.")
     return {
-        name: None if norm <= floor else shares[name] / shares[reference] * norms[reference] / norm
-        for name, norm in norms.items()
+        name: None if norms[name] <= floor else share / shares[reference] * norms[reference] / norms[name]
+        for name, share in shares.items()
     }

@@ -22,6 +22,17 @@ GAN = {"type": "GANLoss", "gan_type": "vanilla", "real_label_val": 1.0, "fake_la
 L1 = {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"}
 
 
+def settle(model):
+    """The discriminator in eval mode, since each call in train mode takes a power iteration of spectral norm.
+
+    Before some of them its gradient would be a million times that of the other losses, and hide them.
+    """
+    with torch.no_grad():
+        for _ in range(20):
+            model.net_d(model.gt)
+    model.net_d.eval()
+
+
 @pytest.fixture
 def options():
     """An option tree as BasicSR's parser leaves it; `train` overrides, `gan` adds the discriminator."""

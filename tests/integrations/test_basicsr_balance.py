@@ -7,7 +7,7 @@ import torch
 
 from sr_perceptual_loss import InputError
 
-from .conftest import L1
+from .conftest import GAN, L1, settle
 
 CRITIC = {"type": "CriticLoss", "critic": "haarpsi"}
 LOSSES = [L1, {"type": "SSIMLoss"}, {**CRITIC, "loss_weight": 30.0}]
@@ -80,6 +80,43 @@ def test_one_step_logs_norms_weights_and_cosines(build):
     )
     assert model.log_dict["balance_weight_l1"] == 1.0
     assert list(model.cri_perceptual.training_state()) == ["train.balance"]
+
+
+@pytest.mark.parametrize("weight", [5.0, 20.0])
+def test_a_gan_term_is_added_with_its_plain_weight(build, monkeypatch, weight):
+    train = {"losses": LOSSES, "balance": BALANCE, "gan_opt": {**GAN, "loss_weight": weight}}
+    model = build("PerceptualSRGANModel", train)
+    settle(model)
+    model.cri_perceptual.step(1)
+    balanced, value = gradient(model)
+    output = model.net_g(model.lq).detach().requires_grad_()
+    gan = weight * torch.nn.functional.softplus(-model.net_d(output)).mean()
+    adversarial = torch.autograd.grad(gan, output)[0]
+    assert 0.1 < adversarial.norm() / balanced.norm() < 10, "one of them would hide the other"
+    gradients, totals, backward = [], [], torch.Tensor.backward
+    model.net_g.register_forward_hook(lambda m, i, o: o.register_hook(gradients.append) and None)
+    monkeypatch.setattr(torch.Tensor, "backward", lambda total: (totals.append(total.item()), backward(total)))
+    model.optimize_parameters(1)
+    torch.testing.assert_close(gradients[0], balanced + adversarial, rtol=1e-4, atol=1e-9)
+    assert totals[0] == pytest.approx(value + gan.item(), rel=1e-5)
+    assert model.log_dict["l_g_gan"] == pytest.approx(gan.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gan", "l_g_gan", "gan_opt"])
+def test_a_share_for_the_gan_term_is_refused(build, options, name):
+    """By the model, and by the check of the runner, which exits with 2."""
+    from sr_perceptual_loss.integrations.basicsr.projects import check_losses
+
+    train = {"losses": LOSSES, "balance": {"shares": {"l1": 1, name: 1}}}
+    for construct in (build, lambda *given: check_losses(options(*given))):
+        with pytest.raises(InputError, match=rf"balance\.shares\.{name}: .*gan_opt.*loss_weight"):
+            construct("PerceptualSRGANModel", train)
+
+
+def test_an_entry_may_have_the_name_gan_where_there_is_none(build):
+    named = [L1, {"type": "SSIMLoss", "name": "gan"}]
+    model = build("PerceptualSRModel", {"losses": named, "balance": {"shares": {"l1": 1, "gan": 1}}})
+    assert model.cri_perceptual.balancer.shares == {"l1": 0.5, "gan": 0.5}
 
 
 @pytest.mark.parametrize(

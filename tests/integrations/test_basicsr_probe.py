@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from sr_perceptual_loss import InputError
+from sr_perceptual_loss.cli.probe import _line
 
-from .conftest import L1
+from .conftest import L1, settle
 
 CRITIC = {"type": "CriticLoss", "critic": "haarpsi", "loss_weight": 0.5}
 
@@ -21,8 +22,7 @@ def test_the_probe_sees_the_gradients_that_the_training_step_uses(build, model_t
     from sr_perceptual_loss.integrations.basicsr.probe import losses_of
 
     model = build(model_type, {"pixel_opt": L1, "losses": [CRITIC, {"type": "SSIMLoss"}]})
-    # In train mode spectral norm takes another power iteration with every call of the discriminator.
-    model.net_d.eval()
+    settle(model)
     functions, weights = losses_of(model)
     assert list(functions) == ["pix", "haarpsi", "ssim", "gan"]
     assert weights == {"pix": 1.0, "haarpsi": 0.5, "ssim": 1.0, "gan": 0.1}
@@ -73,6 +73,21 @@ def test_losses_are_named_as_in_the_log_or_the_yaml(build, shares, wanted):
         probe_model(model, iter([batch]), iteration=1, shares={"pix": 0.1, "pixel_opt": 0.2})
     with pytest.raises(InputError, match="'percep'.*haarpsi, pix, ssim"):
         probe_model(model, iter([batch]), iteration=1, shares={"percep": 0.1})
+
+
+def test_the_gan_term_is_measured_and_keeps_its_weight(build):
+    from sr_perceptual_loss.integrations.basicsr.probe import probe_model
+
+    model = build("PerceptualSRGANModel", {"pixel_opt": L1, "losses": [CRITIC]})
+    batch = {"lq": model.lq, "gt": model.gt}
+    report = probe_model(model, iter([batch]), iteration=1, shares={"haarpsi": 0.25})
+    assert report.shares == pytest.approx({"pix": 0.75, "haarpsi": 0.25})
+    assert report.norms["gan"] > 0 and report.factors["gan"] == 1
+    lines = {row["name"]: _line(row) for row in report.as_dict()["losses"]}
+    assert lines["gan"][-3:] == ("-", "0.1", "0.1") and lines["pix"][-3] == "75%"
+    for asked in ({"shares": {"GANLoss": 0.1}}, {"reference": "gan_opt"}):
+        with pytest.raises(InputError, match=r"(GANLoss|gan_opt): .*loss_weight"):
+            probe_model(model, iter([batch]), iteration=1, **asked)
 
 
 def test_a_stock_model_can_be_probed(build):

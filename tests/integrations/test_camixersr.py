@@ -20,8 +20,9 @@ from torch import nn
 from sr_perceptual_loss import InputError
 
 from .camixersr_standin import ARCH, MODEL
+from .conftest import L1, settle
 
-CONFIG = Path(__file__).parents[2] / "basicsr_configs" / "camixersr_x4_ssim_haarpsi.yml"
+CONFIG = Path(__file__).parents[2] / "basicsr_configs" / "camixersr_x4_ssim_pban.yml"
 CLONE = os.environ.get("SRPL_CAMIXERSR")
 DATA = Path(__file__).parents[3] / "shared" / "data"
 WEIGHTS = DATA / "sr_weights" / "camixersr" / "CAMixerSR_S.pth"
@@ -52,6 +53,30 @@ def test_own_training_step_with_output_and_routing_term(model):
     assert {"l_pix", "l_ratio", "l_both"} <= set(log)
     assert log["l_ratio"] == pytest.approx(float(2 * 0.25 * (noise - 0.5) ** 2))
     assert any(not torch.equal(a, b) for a, b in zip(before, model.net_g.parameters(), strict=True))
+
+
+def test_gan_training_adds_the_routing_term(camixersr, build, options):
+    """The network's gradients are those of L1, GAN and routing term together."""
+    opt = options("PerceptualCAMixerGANModel", {"losses": [L1]}, network_g={"type": "CAMixerSR", "ratio": 0.25})
+    model = build(None, None, opt=opt)
+    settle(model)
+    network, routing = model.net_g, nn.Parameter(torch.tensor(2.0))
+    network.register_parameter("routing", routing)
+    stock, before = network._forward_hooks.popitem()
+    network.register_forward_hook(lambda m, i, result: (result[0], routing**2 * result[1]) if m.training else None)
+    network._forward_hooks[stock] = before
+    torch.manual_seed(5)
+    output, term = network.net(model.lq), 2 * 0.25 * (torch.rand(()) - 0.5) ** 2
+    total = (output - model.gt).abs().mean() + 0.1 * nn.functional.softplus(-model.net_d(output)).mean()
+    total = total + routing**2 * term
+    expected = torch.autograd.grad(total, [*network.net.parameters(), routing])
+    torch.manual_seed(5)
+    model.optimize_parameters(1)
+    for parameter, gradient in zip([*network.net.parameters(), routing], expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-8)
+    assert model.log_dict["l_g_ratio"] == pytest.approx(float(4 * term))
+    model.test()
+    assert model.output.shape == model.gt.shape
 
 
 def test_a_ratio_that_the_network_has_is_kept(camixersr, build, options, monkeypatch):
@@ -139,7 +164,7 @@ def start(folder, opt, **extra):
 
 
 def small_config(data, **top):
-    """The shipped YAML on a few tiny images."""
+    """The shipped YAML with HaarPSI, which needs no weights, on a few tiny images."""
     from basicsr.utils.options import ordered_yaml
 
     opt = yaml.load(CONFIG.read_text(), Loader=ordered_yaml()[0])
@@ -149,6 +174,7 @@ def small_config(data, **top):
     opt["datasets"]["train"].update(gt_size=64, num_worker_per_gpu=0, batch_size_per_gpu=2)
     opt["logger"].update(print_freq=1, use_tb_logger=False)
     opt["train"]["total_iter"] = 2
+    opt["train"]["losses"] = [{"type": "SSIMPerceptualRatioLoss", "name": "ssim_haarpsi", "critic": "haarpsi"}]
     opt.update(num_gpu=0, **top)
     return opt
 
@@ -172,7 +198,7 @@ def test_an_unmodified_clone_through_the_runner(project):
     opt["path"]["pretrain_network_g"] = None
     (codes / "x.yml").write_text(yaml.safe_dump(opt))
     check_log(start(codes, "x.yml"))
-    assert (codes / "experiments" / "camixersr_x4_ssim_haarpsi" / "models" / "net_g_latest.pth").is_file()
+    assert (codes / "experiments" / "camixersr_x4_ssim_pban" / "models" / "net_g_latest.pth").is_file()
 
 
 @pytest.mark.slow

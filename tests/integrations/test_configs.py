@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 import re
 from pathlib import Path
@@ -16,6 +17,7 @@ SMALL = {
     "SwinIR": {"depths": [1], "embed_dim": 12, "num_heads": [2], "img_size": 16},
     "RRDBNet": {"num_feat": 8, "num_block": 1, "num_grow_ch": 4},
     "UNetDiscriminatorSN": {"num_feat": 4},
+    "PatchDiscriminator": {"num_feat": 4},
 }
 
 
@@ -34,18 +36,21 @@ def critic_entries(opt):
 
 
 @pytest.fixture(params=CONFIGS, ids=lambda p: p.stem)
-def config(request, camixersr):
+def config(request, camixersr, monkeypatch):
     from sr_perceptual_loss.integrations.basicsr.projects import ensure_model
 
     opt = load(request.param)
+    monkeypatch.syspath_prepend(str(CONFIGS[0].parents[1]))
+    for module in re.findall(r"--import (examples\.\S+)", request.param.read_text()):
+        importlib.import_module(module)
     ensure_model(opt["model_type"])
     return request.param, opt
 
 
 def test_there_are_the_promised_ones():
-    promised = {"demo_cpu", "demo_cpu_pixel", "demo_cpu_texture", "demo_cpu_ratio", "demo_cpu_balance"}
-    promised |= {"swinir_x4_pixel", "swinir_x4_rqi_gan", "swinir_x4_ratio", "swinir_x4_texture", "esrgan_x4_rqi"}
-    promised |= {"camixersr_x4_ssim_pban", "camixersr_x4_ssim_haarpsi"}
+    promised = {"demo_cpu", "demo_cpu_texture", "demo_cpu_ratio", "demo_cpu_balance"}
+    promised |= {"swinir_x4_pixel", "swinir_x4_rqi_gan", "swinir_x4_ratio", "swinir_x4_texture_gan", "esrgan_x4_rqi"}
+    promised |= {"esrgan_x4_texture_gan", "camixersr_x4_ssim_pban", "camixersr_x4_texture_gan"}
     assert promised <= {p.stem for p in CONFIGS}
 
 

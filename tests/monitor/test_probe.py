@@ -56,6 +56,17 @@ def test_losses_without_a_share_get_equal_parts_of_the_rest():
     assert probe(losses, BATCHES, shares={"c": "0.4"}).shares == pytest.approx({"a": 0.3, "b": 0.3, "c": 0.4})
 
 
+def test_a_fixed_loss_is_measured_and_has_no_share():
+    losses = {"gan": linear(basis(0)), "a": linear(basis(1)), "b": linear(basis(2, 12.0))}
+    report = probe(losses, BATCHES, weights={"gan": 0.5}, fixed=["gan"])
+    assert report.reference == "a" and report.shares == {"a": 0.5, "b": 0.5}
+    assert report.factors == pytest.approx({"gan": 1.0, "a": 1.0, "b": 0.25})
+    row = report.as_dict()["losses"][0]
+    assert (row["gradient_norm"], row["share_wanted"], row["weight_proposed"]) == (pytest.approx(3.0), None, 0.5)
+    with pytest.raises(InputError, match="losses"):
+        probe({"gan": linear(basis(0))}, BATCHES, fixed=["gan"])
+
+
 def test_a_loss_without_a_gradient_has_no_factor():
     report = probe({"a": linear(basis(0)), "dead": lambda sr, hr: sr.sum() * 0}, BATCHES)
     assert report.factors["dead"] is None

@@ -72,7 +72,7 @@ class TextureStats(LocalCritic):
         learned_from="nothing",
         cost=".07",
         good_at="crisper texture near the right place",
-        bad_at="PSNR falls; pushed hard it draws dots",
+        bad_at="PSNR falls; alone and strong it paints blocks",
     )
 
     def __init__(

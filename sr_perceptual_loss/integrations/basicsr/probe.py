@@ -18,7 +18,7 @@ from basicsr.utils.options import parse_options
 from torch import Tensor, nn
 
 from sr_perceptual_loss.errors import InputError
-from sr_perceptual_loss.integrations.basicsr.losses import LossList, named_losses
+from sr_perceptual_loss.integrations.basicsr.losses import GAN_SHARE, LossList, named_losses
 from sr_perceptual_loss.integrations.basicsr.projects import ensure_model
 from sr_perceptual_loss.integrations.host import HostLoss
 from sr_perceptual_loss.monitor.probe import PairFunction, ProbeReport, probe
@@ -87,10 +87,18 @@ def probe_model(
     """:func:`probe` the losses of a BasicSR model at the outputs of its own network; nothing is trained.
 
     ``data`` gives batches with ``lq`` and ``gt``; schedules are evaluated at ``iteration``. A loss may be named as in
-    the log or the YAML: ``pix``, ``l_pix``, ``pixel_opt``, or its type where no other loss has it.
+    the log or the YAML: ``pix``, ``l_pix``, ``pixel_opt``, or its type where no other loss has it. The GAN term is
+    measured at the discriminator as it is, and its weight stays.
+
+    Raises:
+        InputError: a share for the GAN term, or a loss named twice; what :func:`probe` raises.
     """
     functions, weights = losses_of(model)
     losses = {name: loss for name, loss in named_losses(model).items() if name in functions}
+    fixed = ("gan",) if hasattr(model, "net_d") else ()
+    for asked in (*(shares or ()), *([reference] if reference else [])):
+        if _log_name(asked, losses) in fixed:
+            raise InputError(f"probe: {asked}: {GAN_SHARE}")
     reference = None if reference is None else _log_name(reference, losses)
     if shares is not None:
         given = list(shares)
@@ -107,7 +115,7 @@ def probe_model(
                 output = model.net_g(model.lq)
             yield output[0] if isinstance(output, tuple) else output, model.gt
 
-    return probe(functions, pairs(), shares=shares, reference=reference, weights=weights)
+    return probe(functions, pairs(), shares=shares, reference=reference, weights=weights, fixed=fixed)
 
 
 def probe_yaml(

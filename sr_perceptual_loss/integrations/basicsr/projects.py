@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from basicsr import models as basicsr_models
 from basicsr.models.sr_model import SRModel
+from basicsr.models.srgan_model import SRGANModel
 from basicsr.utils.registry import LOSS_REGISTRY, MODEL_REGISTRY
-from torch import nn
+from torch import Tensor, nn
 
 from sr_perceptual_loss.checks import as_int, nearest
 from sr_perceptual_loss.errors import InputError, UnknownNameError
@@ -19,7 +20,7 @@ from sr_perceptual_loss.integrations.basicsr.models import PerceptualMixin, buil
 from sr_perceptual_loss.integrations.basicsr.options import check_options, check_paths
 from sr_perceptual_loss.integrations.basicsr.read_keys import ReadKeys, check_model, record_reads
 
-__all__ = ["CAMixerCompat", "build_model", "check_losses", "ensure_model"]
+__all__ = ["CAMixerCompat", "CAMixerGANModel", "build_model", "check_losses", "ensure_model"]
 
 PREFIX = "Perceptual"
 #: BasicSR's own function, also after a reload of this package, which puts ours in its place.
@@ -91,6 +92,47 @@ class Draws:
                 self.model.draw = draw
                 yield item
 
+
+class AddedTerm(torch.autograd.Function):
+    """The SR output as it is; when its gradient comes back, a term gets the gradient 1, as if added to the losses."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, term: Tensor) -> Tensor:
+        """The output."""
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient of the output, and 1 for the term."""
+        return gradients[0], gradients[0].new_ones(())
+
+
+class CAMixerGANModel(CAMixerCompat, SRGANModel):
+    """SRGAN training of CAMixerSR: its routing term is added to the generator's losses, and logged as ``l_g_ratio``.
+
+    ``CAModel`` trains without a discriminator, and BasicSR's SRGANModel takes no (output, routing term).
+    """
+
+    _ratio: Tensor | None = None
+
+    def init_training_settings(self) -> None:
+        """Let the network return its output alone, with the routing term on the graph."""
+        super().init_training_settings()
+        self.get_bare_model(self.net_g).register_forward_hook(self._add_ratio)
+
+    def _add_ratio(self, network: nn.Module, inputs: Any, result: Any) -> Any:
+        if not isinstance(result, tuple):  # in evaluation
+            return result
+        output, self._ratio = result
+        return AddedTerm.apply(output, self._ratio)
+
+    def reduce_loss_dict(self, loss_dict: Mapping[str, Tensor]) -> Any:
+        """BasicSR's, with the routing term."""
+        ratio = torch.zeros((), device=self.device) if self._ratio is None else self._ratio.detach().float()
+        return super().reduce_loss_dict({**loss_dict, "l_g_ratio": ratio})
+
+
+PerceptualCAMixerGANModel = perceptual(CAMixerGANModel)
 
 #: Model class of a project -> what it needs beside the list of losses.
 COMPAT: dict[str, type] = {"CAModel": CAMixerCompat}
