@@ -3,7 +3,7 @@
     python benchmarks/bicubic_sets.py --data DIR
     python benchmarks/bicubic_sets.py --data DIR --sets Set14 --metrics psnr_y,ssim_y,sf,sn,sfsn --critic haarpsi
 
-DIR contains Set5 and Set14_x4 (docs/hosts/plain_pytorch.md, Data). The LR files are enlarged with the MATLAB bicubic
+DIR contains Set5 and Set14_x4 (docs/data.md). The LR files are enlarged with the MATLAB bicubic
 kernel (a = -0.5, symmetric border; BasicSR's imresize), rounded and cut to 8 bits, and written with their references
 into runs/bicubic_sets/NAME/{SR,HR,LR} under equal names. Then the command runs and writes
 runs/bicubic_sets/NAME/metrics.csv. Expected PSNR-Y: Set5 28.43 dB, Set14 26.09 dB.

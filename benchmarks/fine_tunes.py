@@ -3,7 +3,7 @@ r"""RLFN x4 fine-tuned with L1 and each critic at several shares, measured on fo
     python benchmarks/fine_tunes.py --data DIR --critics haarpsi texture_stats --shares 0.3 0.5 0.7
     python benchmarks/fine_tunes.py --data DIR --critics 'texture_stats {"scales": 2}' --sets Set14
 
-DIR contains cid22_512_train, the test sets and sr_weights/rlfn/rlfn_x4.pth (docs/hosts/plain_pytorch.md, Data). The
+DIR contains cid22_512_train, the test sets and sr_weights/rlfn/rlfn_x4.pth (docs/data.md). The
 published network (row `start`) is trained further with L1 alone (`l1`, the control) and with L1 and a critic. `share`
 is the critic's part of the gradient's norm at the output. JSON after a name gives constructor arguments of the critic,
 such as 'texture_stats {"scales": 2}'. Prints a table per test set; writes summary.json and crops to runs/fine_tunes.

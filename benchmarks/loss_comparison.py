@@ -3,7 +3,7 @@ r"""One start, one budget, many losses, judged by what none of them optimises an
     python benchmarks/loss_comparison.py --data DIR --start rlfn --losses texture_stats haarpsi --gan 0 0.006
     python benchmarks/loss_comparison.py --data DIR --start rlfn --table 0.25
 
-DIR contains cid22_512_train, the test sets and sr_weights (docs/hosts/plain_pytorch.md, Data). Each row is the plain
+DIR contains cid22_512_train, the test sets and sr_weights (docs/data.md). Each row is the plain
 sum L1 + weight x loss + gan x adversarial loss. The weights are those at which the loss has the given shares of the
 gradient at the output of the start network, so that no loss is tuned by hand.
 

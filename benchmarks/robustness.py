@@ -3,7 +3,7 @@ r"""What happens to images when a critic is optimised: attacks on pixels, and th
     python benchmarks/robustness.py --photographs CID22 --test SET14 --rated KADID_I01 TID2013_I01 \
         --critics haarpsi texture_stats
 
-The names in capitals are folders (docs/hosts/plain_pytorch.md, Data). A folder for --rated contains some images of a
+The names in capitals are folders (docs/data.md). A folder for --rated contains some images of a
 rated data set and one CSV with the columns ref, dist, mos.
 
 Each critic is compared with the L1 control, trained for the same number of steps on the same crops. Prints one table of

@@ -2,7 +2,7 @@
 
     python examples/plain_pytorch.py --data PHOTOGRAPHS --test SET14
 
-The names in capitals are folders (docs/hosts/plain_pytorch.md, Data). The same command continues an interrupted run.
+The names in capitals are folders (docs/data.md). The same command continues an interrupted run.
 The critic needs five lines; they are marked with (1) ... (5).
 """
 

@@ -49,6 +49,16 @@ def _metric(critic: str, channels: str) -> Callable[..., float]:
         test_y_channel: bool = False,
         input_order: str = "HWC",
     ) -> tuple[FrozenCritic, int, str]:
+        """The critic, the border and the device of the options.
+
+        Args:
+            weights: as in :class:`CriticLoss`.
+            crop_border: pixels that are cut from each edge.
+            device: of the critic; ``auto`` is CUDA where there is one.
+            better: ``higher``, for hosts that ask.
+            test_y_channel: ``false``, for hosts that ask: critics compare RGB images.
+            input_order: ``HWC``, for hosts that ask.
+        """
         if better != "higher":
             raise InputError(
                 f"better: got {better!r}; every critic's score rises with quality ({critic} too): 'higher'."
