@@ -14,11 +14,12 @@ from sr_perceptual_loss.cli.terminal import log, print_table, track
 from sr_perceptual_loss.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sr_perceptual_loss.critics.base import Critic
     from sr_perceptual_loss.lab.data.labels import LabelSet
-    from sr_perceptual_loss.lab.evaluation.agreement import Evaluation
+    from sr_perceptual_loss.lab.evaluation.agreement import Evaluation, Row
+    from sr_perceptual_loss.lab.evaluation.comparison import Difference
     from sr_perceptual_loss.lab.evaluation.protocol import Protocol
     from sr_perceptual_loss.lab.evaluation.scoring import Pair
 
@@ -28,11 +29,18 @@ RANDOM = "random"
 
 
 def evaluate(
-    critic: Annotated[str, typer.Argument(help="Critic, one of `srpl list`.", metavar="CRITIC")],
+    critics: Annotated[
+        list[str], typer.Argument(help="Critic, one of `srpl list`; several are compared.", metavar="CRITIC...")
+    ],
     data: Annotated[str, typer.Option(help="Data set, such as kadid10k; table for your own CSV.", metavar="NAME")],
     root: Annotated[Path, typer.Option(help="Folder of the data set.")],
     labels: Annotated[Path | None, typer.Option(help="A label file other than the one under the root.")] = None,
-    weights: Annotated[str, typer.Option(help="local (never downloads), a tag, a path, or random (trials).")] = "local",
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="local (the default; never downloads), a tag, a path, or random (trials); once, or once per critic."
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(help="all, a published part, or train / val by reference content.")] = "all",
     train_share: Annotated[
         float | None, typer.Option(help="Share of train, by default 0.8; published parts are not used then.")
@@ -51,56 +59,83 @@ def evaluate(
     bootstrap: Annotated[int, typer.Option(help="Resamples for the intervals; 0 for none.")] = 1000,
     worst: Annotated[int, typer.Option(help="Largest disagreements that the report shows as images.")] = 8,
 ) -> None:
-    """Compare a critic's scores with human opinions; prints name, value, low, high, count, meaning.
+    """Compare critics' scores with human opinions; prints name, value, low, high, count, meaning.
 
     On a terminal that is a table, else tabs separate the columns. Intervals are 95 % bootstrap intervals over reference
-    contents. With --out, an interrupted run continues. Without --crop-size, the default protocol of a critic of free
-    size is full.
+    contents. With several critics, the first column names the critic, and lines follow for the difference of each two
+    of them, from the same resamples. With --out, an interrupted run continues. Without --crop-size, the default
+    protocol of a critic of free size is full.
     """
     from sr_perceptual_loss import __version__
     from sr_perceptual_loss.lab.data.registry import read_labels
     from sr_perceptual_loss.lab.evaluation.agreement import evaluate_scores
+    from sr_perceptual_loss.lab.evaluation.comparison import differences
     from sr_perceptual_loss.lab.evaluation.file_lock import file_lock
-    from sr_perceptual_loss.lab.evaluation.report import write_report, write_result
+    from sr_perceptual_loss.lab.evaluation.result import write_result
     from sr_perceptual_loss.lab.evaluation.scoring import ScoreFile, critic_digest, score_labels
 
-    if out:
-        importlib.import_module("matplotlib")  # fails before hours of scoring
+    if out:  # fails before hours of scoring
+        importlib.import_module("plotly")
+        report = importlib.import_module("sr_perceptual_loss.lab.report.evaluation_page")
     check_device(device)
-    network = _critic(critic, weights, device, seed)
-    chosen = _protocol(network, protocol, crop_size)
+    chosen = {
+        name: (critic, given, _critic(critic, given, device, seed)) for name, critic, given in _named(critics, weights)
+    }
     label_set = _part(read_labels(data, root, labels=labels), split, train_share, split_seed)
     label_set = _limited(label_set, limit, split_seed)
     for note in label_set.notes:
         log(f"{label_set.name}: {note}")
-    # What a score depends on; the other settings concern only the use of the scores.
-    settings: dict[str, object] = {"critic": critic, "weights_digest": critic_digest(network)}
-    settings |= {"protocol": chosen.as_dict(), "crop_size": crop_size, "seed": seed}
-    with file_lock(out / "scores.csv" if out else None):
-        scores = score_labels(
-            network,
-            label_set,
-            chosen,
-            seed=seed,
-            crop_size=crop_size,
-            crops_at_once=crops_at_once,
-            device=device,
-            known=ScoreFile(out / "scores.csv", settings) if out else None,
-            track=_track,
-        )
-    result = evaluate_scores(label_set, scores, bootstrap=bootstrap, seed=seed)
-    is_random = network.card.needs_weights and weights == RANDOM
-    warning = "The weights are random: these numbers say nothing about the critic." if is_random else ""
-    _print(result, warning)
+    common: dict[str, object] = {
+        "data": data,
+        "root": str(root),
+        "labels": str(labels or "of the root"),
+        "split": split,
+    }
+    common |= {"train_share": train_share, "split_seed": split_seed, "limit": limit, "device": device}
+    common |= {"bootstrap": bootstrap, "version": __version__}
+    results: dict[str, Evaluation] = {}
+    settings: dict[str, dict[str, object]] = {}
+    for name, (critic, given, network) in chosen.items():
+        rule = _protocol(network, protocol, crop_size)
+        # What a score depends on; the other settings concern only the use of the scores.
+        own: dict[str, object] = {"critic": critic, "weights_digest": critic_digest(network)}
+        own |= {"protocol": rule.as_dict(), "crop_size": crop_size, "seed": seed}
+        with file_lock(out / "scores.csv" if out else None):
+            scores = score_labels(
+                network,
+                label_set,
+                rule,
+                seed=seed,
+                crop_size=crop_size,
+                crops_at_once=crops_at_once,
+                device=device,
+                known=ScoreFile(out / "scores.csv", own) if out else None,
+                track=_track,
+            )
+        results[name] = evaluate_scores(label_set, scores, bootstrap=bootstrap, seed=seed)
+        used = given if network.card.needs_weights else "none needed (a formula)"
+        scales = _by_scales(network, rule, list(scores), crop_size)
+        settings[name] = {**own, "weights": used, **common, "images_by_scales": scales}
+    random = [name for name, (_, given, network) in chosen.items() if network.card.needs_weights and given == RANDOM]
+    warning = f"The weights are random ({', '.join(random)}): such numbers say nothing about a critic." * bool(random)
+    _print(results, differences(results), warning)
     if not out:
         return
-    settings |= {"weights": weights if network.card.needs_weights else "none needed (a formula)", "data": data}
-    settings |= {"root": str(root), "labels": str(labels or "of the root"), "split": split, "train_share": train_share}
-    settings |= {"split_seed": split_seed, "limit": limit, "device": device, "bootstrap": bootstrap}
-    settings |= {"version": __version__, "images_by_scales": _by_scales(network, chosen, list(scores), crop_size)}
-    write_result(out / "result.json", result, settings)
-    write_report(out / "report.html", result, settings, worst=worst, warning=warning)
+    write_result(out / "result.json", results, settings)
+    report.write_evaluation_report(out / "report.html", results, settings, worst=worst, warning=warning)
     log(f"wrote {out / 'scores.csv'}, {out / 'result.json'} and {out / 'report.html'}")
+
+
+def _named(critics: Sequence[str], weights: Sequence[str] | None) -> list[tuple[str, str, str]]:
+    """(name for the tables, critic, its weights) of each."""
+    given = list(weights or ["local"])
+    given *= len(critics) if len(given) == 1 else 1
+    if len(given) != len(critics):
+        raise InputError(f"--weights: got {len(given)} for {len(critics)} critics; give it once, or once per critic.")
+    pairs = list(zip(critics, given, strict=True))
+    if twice := [f"{critic} ({tag})" for critic, tag in pairs if pairs.count((critic, tag)) > 1]:
+        raise InputError(f"{twice[0]}: named twice; give different critics or --weights.")
+    return [(c if list(critics).count(c) == 1 else f"{c} ({tag})", c, tag) for c, tag in pairs]
 
 
 def _critic(name: str, weights: str, device: str, seed: int) -> Critic:
@@ -179,14 +214,22 @@ def _by_scales(critic: Critic, protocol: Protocol, pairs: list[Pair], crop_size:
     return dict(counts)
 
 
-def _print(result: Evaluation, warning: str) -> None:
-    for note in result.notes:
-        if note not in result.labels.notes:
+def _print(results: Mapping[str, Evaluation], compared: Sequence[Difference], warning: str) -> None:
+    for note in dict.fromkeys(note for result in results.values() for note in result.notes):
+        if note not in next(iter(results.values())).labels.notes:
             log(note)
     if warning:
         log(f"warning: {warning}")
     rows = []
-    for row in result.rows:
-        numbers = (f"{v:.6f}" if math.isfinite(v) else "nan" for v in (row.value, row.low, row.high))
-        rows.append((row.name, *numbers, str(row.count), row.meaning))
-    print_table(("number", "value", "low", "high", "count", "meaning"), rows)
+    for name, result in results.items():
+        for row in result.rows:
+            rows.append((name, row.name, *_numbers(row), str(row.count), row.meaning))
+    for found in compared:
+        verdict = "different: the interval excludes 0" if found.significant else "no clear difference"
+        rows.append((f"{found.first} - {found.second}", found.number, *_numbers(found), "", verdict))
+    first = 0 if len(results) > 1 else 1
+    print_table(("critic", "number", "value", "low", "high", "count", "meaning")[first:], [row[first:] for row in rows])
+
+
+def _numbers(found: Row | Difference) -> list[str]:
+    return [f"{v:.6f}" if math.isfinite(v) else "nan" for v in (found.value, found.low, found.high)]

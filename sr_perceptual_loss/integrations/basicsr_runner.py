@@ -60,6 +60,8 @@ def run(basicsr_args: Sequence[str], imports: Sequence[str] = (), script: str | 
     stock = importlib.import_module("basicsr.utils.options").parse_options
     train.parse_options = partial(_parse_options, stock)
     train.load_resume_state = partial(_load_resume_state, train.check_resume)
+    recording = importlib.import_module("sr_perceptual_loss.integrations.basicsr.recording")
+    train.init_tb_logger = recording.group_tags(train.init_tb_logger)
     try:
         if script is None:
             train.train_pipeline(str(Path.cwd()))

@@ -24,6 +24,8 @@ class Small(Critic):
         input_size=SizeRule(fixed=8),
         score_range=(-1.0, 0.0),
         relative=True,
+        learned_from="PIPAL",
+        bad_at="its scale",
         weights={
             "official": WeightsEntry(
                 tag="official",
@@ -58,6 +60,7 @@ class Small(Critic):
 @pytest.fixture
 def srpl(tmp_path, monkeypatch):
     monkeypatch.setenv("SRPL_HOME", str(tmp_path / "store"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("COLUMNS", "200")
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)

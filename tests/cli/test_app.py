@@ -11,7 +11,7 @@ from sr_perceptual_loss import __version__
 from sr_perceptual_loss.cli.app import app
 
 HEAVY = {"torch", "torchvision", "basicsr", "timm", "safetensors", "huggingface_hub", "numpy"}
-LAB = {"yaml", "msgspec", "scipy", "accelerate", "tqdm", "matplotlib", "filelock"}
+LAB = {"yaml", "msgspec", "scipy", "accelerate", "tqdm", "matplotlib", "filelock", "jinja2", "plotly"}
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
@@ -32,7 +32,8 @@ def test_help_and_version_import_nothing_heavy():
     )
     assert out.returncode == 0, out.stderr
     assert "Usage" in out.stdout and __version__ in out.stdout
-    for command in ("list", "score", "convert", "fetch", "train", "evaluate", "metrics", "probe", "basicsr"):
+    commands = ("list", "config", "score", "convert", "fetch", "train", "evaluate", "metrics", "probe", "report")
+    for command in (*commands, "basicsr"):
         assert command in out.stdout
 
 

@@ -67,6 +67,28 @@ def test_numbers_files_and_a_second_run(run, table, tmp_path):
     assert "12 image(s) to score" in other.stderr and "protocol: paper" in other.stderr
 
 
+def test_several_critics_are_compared(run, table, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("--data", "table", "--root", table, "--out", out, "--bootstrap", 20)
+    result = run("haarpsi", "dists", *arguments)
+    assert result.exit_code == 0, result.stderr
+    head, *lines = (line.split("\t") for line in result.stdout.splitlines())
+    assert head == ["critic", "number", "value", "low", "high", "count", "meaning"]
+    values = {(critic, number): float(value) for critic, number, value, *_ in lines}
+    expected = values["haarpsi", "srcc_mean"] - values["dists", "srcc_mean"]
+    assert values["haarpsi - dists", "srcc_mean"] == pytest.approx(expected, abs=2e-6)
+    assert len((out / "scores.csv").read_text().splitlines()) == 25
+    assert "haarpsi, dists on table" in (out / "report.html").read_text()
+    assert json.loads((out / "result.json").read_text())["critics"].keys() == {"haarpsi", "dists"}
+
+
+@pytest.mark.parametrize("arguments", [("haarpsi", "haarpsi"), ("haarpsi", "--weights", "local", "--weights", "local")])
+def test_critics_and_weights_that_do_not_belong_together(run, table, arguments):
+    result = run(*arguments, "--data", "table", "--root", table)
+    assert result.exit_code == 2 and result.stdout == ""
+    assert "haarpsi (local)" in result.stderr or "--weights: got 2 for 1" in result.stderr
+
+
 def test_splits_and_limit(run, table):
     base = ("haarpsi", "--data", "table", "--root", table, "--bootstrap", 0)
     official = run(*base, "--split", "train")
@@ -111,7 +133,7 @@ def test_options_that_are_refused(run, table, arguments, words):
 
 @pytest.mark.fault(69)
 def test_missing_package_is_said_before_the_work(run, table, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "plotly", None)
     result = run("haarpsi", "--data", "table", "--root", table, "--out", table / "out")
     assert result.exit_code == 2
     assert "pip install 'sr_perceptual_loss[lab]'" in result.stderr

@@ -224,6 +224,14 @@ def test_the_log_names_every_loss_and_random_weights(options, basicsr_log, model
             assert all(part in lines["loss haarpsi"] for part in ("haarpsi", "32", "start", "7", "linear"))
 
 
+def test_the_log_names_a_critic_that_is_no_loss(options, basicsr_log):
+    build_model(options("PerceptualSRModel", {"losses": [{"type": "CriticLoss", "critic": "lpips"}, CRITIC]}))
+    warned = [r.getMessage() for r in basicsr_log.records if r.levelname == "WARNING"]
+    assert [line.split(": ")[:2] for line in warned if "as a loss" in line] == [
+        ["loss lpips", "not recommended as a loss"]
+    ]
+
+
 def test_every_sr_model_can_be_perceptual():
     before = dict(MODEL_REGISTRY._obj_map)
     names = [name.removesuffix("_basicsr") for name, cls in before.items() if issubclass(cls, SRModel)]

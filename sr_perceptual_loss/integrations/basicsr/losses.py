@@ -23,7 +23,15 @@ from sr_perceptual_loss.losses.frozen import share_critics
 from sr_perceptual_loss.losses.schedule import Schedule
 from sr_perceptual_loss.monitor.guard import HackingGuard
 
-__all__ = ["BasicSRLoss", "LossList", "named_losses"]
+__all__ = ["GAN_NAMES", "GAN_SHARE", "BasicSRLoss", "LossList", "named_losses"]
+
+#: What the GAN term of a model may be called, and why it has no share.
+GAN_NAMES = ("gan", "l_gan", "l_g_gan", "gan_opt")
+GAN_SHARE = (
+    "a GAN term takes no share. The gradient of an untrained discriminator is noise, and a share would scale it up to "
+    "full size, which ruins the start of a training. Remove the share, and give `train.gan_opt` a plain `loss_weight`; "
+    "the term is added to the balanced losses."
+)
 
 
 class BasicSRLoss(HostLoss):
@@ -59,7 +67,7 @@ class LossList(nn.Module):
             tensor and those that return BasicSR's pair. ``schedule`` may stand in any of them; see :class:`Schedule`.
         balance: ``{type: grad_norm, shares: {name: number, ...}}``: the gradients of the named entries at the SR output
             get norms in these shares, whatever their ``loss_weight`` (see :class:`GradNormBalancer`); entries without
-            a share are added as they are. None: a plain sum.
+            a share are added as they are, and so is the model's GAN term, which takes none. None: a plain sum.
 
     Attributes:
         names: of the entries.
@@ -236,5 +244,7 @@ def _build_balancer(balance: Mapping[str, Any], names: Sequence[str]) -> GradNor
     shares = balance.get("shares")
     if not isinstance(shares, Mapping):
         raise InputError(f"balance.shares: got {shares!r}, expected a mapping from entry names to numbers.")
+    if gan := [name for name in shares if name in GAN_NAMES and name not in names]:
+        raise InputError(f"balance.shares.{gan[0]}: {GAN_SHARE}")
     check_known_keys("balance.shares", shares, names)
     return GradNormBalancer(shares)

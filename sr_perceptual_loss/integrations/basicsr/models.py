@@ -19,7 +19,6 @@ from basicsr.models.sr_model import SRModel
 from basicsr.models.srgan_model import SRGANModel
 from basicsr.models.swinir_model import SwinIRModel
 from basicsr.utils import get_root_logger
-from basicsr.utils.logger import init_tb_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
@@ -29,10 +28,10 @@ from sr_perceptual_loss.integrations.basicsr.finite import FiniteChecks
 from sr_perceptual_loss.integrations.basicsr.losses import LossList, named_losses
 from sr_perceptual_loss.integrations.basicsr.options import check_options
 from sr_perceptual_loss.integrations.basicsr.read_keys import OWN_KEYS, ReadKeys, check_model, record_reads
+from sr_perceptual_loss.integrations.basicsr.recording import RecordingMixin, describe_losses
 from sr_perceptual_loss.integrations.basicsr.saving import read_side_state, save_side_state, side_file
-from sr_perceptual_loss.integrations.host import HostLoss
-from sr_perceptual_loss.losses.base import PairLoss
 from sr_perceptual_loss.losses.distributed import world_size
+from sr_perceptual_loss.losses.frozen import FrozenCritic
 from sr_perceptual_loss.monitor.guard import HackingError, HackingGuard
 
 __all__ = ["PerceptualMixin", "PerceptualSRGANModel", "PerceptualSRModel", "log_losses", "perceptual"]
@@ -45,16 +44,15 @@ GAN_GUARD = {**GUARD, "tolerance": 3.0}
 
 
 def log_losses(model: Any) -> None:
-    """Name every loss of a model in BasicSR's log, with a warning where its critic has random weights."""
-    schedules = getattr(getattr(model, "cri_perceptual", None), "schedules", {})
+    """Name every loss of a model in BasicSR's log; warn of random weights, and of a critic that should be no loss."""
+    lines = describe_losses(model)
     for name, loss in named_losses(model).items():
-        ours = loss.loss if isinstance(loss, HostLoss) else loss
-        weights = [f"{key}={value}" for key, value in vars(loss).items() if key in ("loss_weight", "perceptual_weight")]
-        line = repr(ours) if isinstance(ours, PairLoss) else f"{type(loss).__name__}({', '.join(weights)})"
-        schedule = f", {schedules[name]}" if name in schedules and ours is loss else ""  # ours name their own
-        get_root_logger().info(f"loss {name}: {line}{schedule}")
-        if any(getattr(part, "random_weights", False) for part in loss.modules()):
-            get_root_logger().warning(f"loss {name}: random weights (weights: ~), so the scores mean nothing.")
+        get_root_logger().info(f"loss {name}: {lines[name]}")
+        for frozen in (part for part in loss.modules() if isinstance(part, FrozenCritic)):
+            if frozen.random_weights:
+                get_root_logger().warning(f"loss {name}: random weights (weights: ~), so the scores mean nothing.")
+            if frozen.critic.card.as_loss:
+                get_root_logger().warning(f"loss {name}: not recommended as a loss: {frozen.critic.card.as_loss}")
 
 
 def build_guard(given: object, defaults: Mapping[str, Any]) -> HackingGuard | None:
@@ -65,12 +63,10 @@ def build_guard(given: object, defaults: Mapping[str, Any]) -> HackingGuard | No
     if not isinstance(options, Mapping):
         raise InputError(f"train.guard: got {options!r}, expected a mapping such as {{every: 200}}, or false.")
     check_known_keys("train.guard", options, inspect.signature(HackingGuard).parameters)
-    guard = HackingGuard(**{**defaults, **options})
-    guard.on_alarm = lambda alarm: get_root_logger().warning(str(alarm))
-    return guard
+    return HackingGuard(**{**defaults, **options})
 
 
-class PerceptualMixin:
+class PerceptualMixin(RecordingMixin):
     """Reads ``train.losses`` (and ``perceptual_opt``, as the entry named ``percep``) in front of a BasicSR model."""
 
     # Set by BasicSR's classes.
@@ -82,7 +78,6 @@ class PerceptualMixin:
     #: The list of losses; None where the YAML has no entry.
     loss_list: LossList | None = None
     checks: FiniteChecks
-    _guard_board: Any = None
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         opt = record_reads(opt)
@@ -128,6 +123,8 @@ class PerceptualMixin:
         pair_losses = {} if self.loss_list is None else self.loss_list.pair_losses
         if self.loss_list is not None and any("score" in loss.term_names for loss in pair_losses.values()):
             self.loss_list.guard = build_guard(guard, GAN_GUARD if hasattr(self, "net_d") else GUARD)
+            if self.loss_list.guard is not None:
+                self.loss_list.guard.on_alarm = self.log_alarm
         elif guard not in (True, False, None):
             get_root_logger().warning("train.guard: no entry of `losses` has a critic's score; there is no guard.")
 
@@ -181,31 +178,14 @@ class PerceptualMixin:
         except NonFiniteError as error:
             message = f"iteration {current_iter}: {error}"
             get_root_logger().error(message)
+            self.record(current_iter, stopped=str(error))
             raise NonFiniteError(message) from error
         except HackingError as error:
             get_root_logger().error(str(error))
+            self.record(current_iter, stopped=str(error))
             raise
         finally:
-            self._log_guard(current_iter)
-
-    def _log_guard(self, current_iter: int) -> None:
-        """One log line and TensorBoard values in the iteration of a check, as the run ``<name>/guard``.
-
-        A run of its own, since TensorBoard follows one file per folder and BasicSR's writer is out of reach.
-        """
-        guard = None if self.loss_list is None else self.loss_list.guard
-        if guard is None or guard.last_check != current_iter or self.opt.get("rank", 0) != 0:
-            return
-        values = ", ".join(f"{name}: {value:.4g}" for name, value in guard.values.items())
-        get_root_logger().info(f"guard, iteration {current_iter}: {values or 'skipped, values are not finite'}")
-        root, name = self.opt.get("root_path"), self.opt["name"]
-        if root is None or "debug" in name or not (self.opt.get("logger") or {}).get("use_tb_logger"):
-            return
-        if self._guard_board is None:
-            self._guard_board = init_tb_logger(log_dir=str(Path(root) / "tb_logger" / name / "guard"))
-        for key, value in guard.values.items():
-            self._guard_board.add_scalar(f"guard/{key}", value, current_iter)
-        self._guard_board.flush()
+            self.log_guard(current_iter)
 
     def reduce_loss_dict(self, loss_dict: Mapping[str, Tensor]) -> dict[str, float]:
         """Replace BasicSR's one perceptual value by one value per entry, with the same keys in every step."""

@@ -20,11 +20,11 @@ from sr_perceptual_loss.lab.evaluation.correlation import (
     NAN,
     Floats,
     Indices,
-    Interval,
     LogisticFit,
     checked_pair,
-    cluster_interval,
+    cluster_draws,
     indices_by_content,
+    interval,
     krcc,
     logistic_fit,
     plcc,
@@ -53,8 +53,8 @@ MEANINGS = {
 Correlation = Callable[[Floats, Floats], float]
 #: Indices of entries -> value of the statistic for these entries.
 Statistic = Callable[[Indices], float]
-#: (statistic, content of each entry) -> (low, high).
-IntervalOf = Callable[[Statistic, Sequence[str]], Interval]
+#: (statistic, content of each entry) -> its bootstrap values.
+DrawsOf = Callable[[Statistic, Sequence[str]], Floats]
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,19 @@ class Row:
 
     name: str  # short name
     value: float  # the number; NaN where it is not defined
-    low: float  # lower end of its 95 % interval; NaN without one
-    high: float  # upper end
+    draws: Floats = field(repr=False, compare=False)  # its bootstrap values, (resamples,) or empty
     count: int  # number of images, references, pairs or votes behind it, as ``meaning`` says
     meaning: str  # what it is
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 95 % interval; NaN without one."""
+        return interval(self.draws)[0]
+
+    @property
+    def high(self) -> float:
+        """Upper end."""
+        return interval(self.draws)[1]
 
 
 @dataclass(frozen=True)
@@ -119,7 +128,7 @@ def evaluate_scores(
     """
     if not labels.rated and not labels.votes:
         raise InputError(f"{labels.name}: no rated images and no votes; nothing to evaluate.")
-    interval = partial(cluster_interval, resamples=bootstrap, seed=seed)
+    draws = partial(cluster_draws, resamples=bootstrap, seed=seed)
     rows: list[Row] = []
     notes = list(labels.notes)
     fit, content_srcc = None, {}
@@ -132,16 +141,16 @@ def evaluate_scores(
         groups, skipped = _groups(x, y, contents)
         content_srcc = {name: srcc(x[index], y[index]) for name, index in groups.items()}
         notes += _notes(fit, skipped, contents, bootstrap)
-        rows += _per_reference(x, y, contents, groups, interval)
-        rows += _overall(x, y, contents, fit, interval)
-        rows.append(_share_row("win_rate", win_rate(x, y, contents), interval))
-        rows.append(_share_row("pairwise_accuracy", pairwise_accuracy(x, y, contents), interval))
+        rows += _per_reference(x, y, contents, groups, draws)
+        rows += _overall(x, y, contents, fit, draws)
+        rows.append(_share_row("win_rate", win_rate(x, y, contents), draws))
+        rows.append(_share_row("pairwise_accuracy", pairwise_accuracy(x, y, contents), draws))
     if labels.votes:
-        rows += _vote_rows(labels.votes, "", predictions, interval)
+        rows += _vote_rows(labels.votes, "", predictions, draws)
         for part in labels.official_split:
             votes = labels.part(part).votes
             if votes and len(votes) < len(labels.votes):
-                rows += _vote_rows(votes, f"_{part}", predictions, interval)
+                rows += _vote_rows(votes, f"_{part}", predictions, draws)
     return Evaluation(labels, predictions, tuple(rows), tuple(dict.fromkeys(notes)), fit, content_srcc)
 
 
@@ -151,26 +160,24 @@ def _score(predictions: Mapping[Pair, float], pair: Pair) -> float:
     return predictions[pair]
 
 
-def _share_row(name: str, share: Share, interval: IntervalOf) -> Row:
+def _share_row(name: str, share: Share, draws: DrawsOf) -> Row:
     sums, counts = np.array(list(share.per_content.values())).reshape(-1, 2).T
-    low, high = interval(lambda i: float(sums[i].sum() / counts[i].sum()), list(share.per_content))
+    drawn = draws(lambda i: float(sums[i].sum() / counts[i].sum()), list(share.per_content))
     skipped = f"; {share.skipped} left out (equal opinions)" if share.skipped else ""
-    return Row(name, share.value, low, high, share.count, f"{share.definition} ({share.ties} ties{skipped})")
+    return Row(name, share.value, drawn, share.count, f"{share.definition} ({share.ties} ties{skipped})")
 
 
-def _vote_rows(
-    votes: Sequence[Vote], suffix: str, predictions: Mapping[Pair, float], interval: IntervalOf
-) -> list[Row]:
+def _vote_rows(votes: Sequence[Vote], suffix: str, predictions: Mapping[Pair, float], draws: DrawsOf) -> list[Row]:
     p = np.array([vote.probability for vote in votes])
     margins = np.array([_score(predictions, (v.a, v.ref)) - _score(predictions, (v.b, v.ref)) for v in votes])
     terms = two_afc_terms(p, margins)
-    low, high = interval(lambda i: float(terms[i].mean()), [vote.content for vote in votes])
+    drawn = draws(lambda i: float(terms[i].mean()), [vote.content for vote in votes])
     ties = int((margins == 0).sum())
     meaning = f"mean share of people who choose as the critic does ({ties} ties count a half)"
     highest = "the highest value that two_afc can reach on these votes"
     return [
-        Row(f"two_afc{suffix}", float(terms.mean()), low, high, len(votes), meaning),
-        Row(f"two_afc_ceiling{suffix}", float(two_afc_terms(p, p - 0.5).mean()), NAN, NAN, len(votes), highest),
+        Row(f"two_afc{suffix}", float(terms.mean()), drawn, len(votes), meaning),
+        Row(f"two_afc_ceiling{suffix}", float(two_afc_terms(p, p - 0.5).mean()), np.empty(0), len(votes), highest),
     ]
 
 
@@ -188,9 +195,7 @@ def _notes(
         yield f"Only {count} reference(s): the intervals resample images and do not extend to other references."
 
 
-def _overall(
-    x: Floats, y: Floats, contents: Sequence[str], fit: LogisticFit | None, interval: IntervalOf
-) -> Iterator[Row]:
+def _overall(x: Floats, y: Floats, contents: Sequence[str], fit: LogisticFit | None, draws: DrawsOf) -> Iterator[Row]:
     """Numbers over all images; none where references cannot be compared."""
     if fit is None:
         return
@@ -203,7 +208,7 @@ def _overall(
         "rmse": lambda i: NAN if fit.reason else rmse(fitted[i], y[i]),
     }
     for name, statistic in statistics.items():
-        yield Row(name, statistic(np.arange(len(x))), *interval(statistic, contents), len(x), MEANINGS[name])
+        yield Row(name, statistic(np.arange(len(x))), draws(statistic, contents), len(x), MEANINGS[name])
 
 
 def _groups(x: Floats, y: Floats, contents: Sequence[str]) -> tuple[dict[str, Indices], Mapping[str, int]]:
@@ -221,13 +226,13 @@ def _groups(x: Floats, y: Floats, contents: Sequence[str]) -> tuple[dict[str, In
 
 
 def _per_reference(
-    x: Floats, y: Floats, contents: Sequence[str], groups: Mapping[str, Indices], interval: IntervalOf
+    x: Floats, y: Floats, contents: Sequence[str], groups: Mapping[str, Indices], draws: DrawsOf
 ) -> Iterator[Row]:
     """Means over the references that have a correlation."""
     names = np.asarray(contents, dtype=object)
     for name, function in {"srcc_mean": srcc, "plcc_mean": plcc, "krcc_mean": krcc}.items():
         if not groups:
-            yield Row(name, NAN, NAN, NAN, 0, MEANINGS[name])
+            yield Row(name, NAN, np.empty(0), 0, MEANINGS[name])
             continue
         values = np.array([function(x[index], y[index]) for index in groups.values()])
 
@@ -239,5 +244,5 @@ def _per_reference(
             return float(np.nanmean(drawn_values)) if np.isfinite(drawn_values).any() else NAN
 
         by_content = resampling_unit(contents) == "references"
-        ends = interval(of_contents, list(groups)) if by_content else interval(of_images, contents)
-        yield Row(name, float(values.mean()), *ends, len(groups), MEANINGS[name])
+        found = draws(of_contents, list(groups)) if by_content else draws(of_images, contents)
+        yield Row(name, float(values.mean()), found, len(groups), MEANINGS[name])

@@ -18,7 +18,17 @@ from scipy import optimize, special, stats
 from sr_perceptual_loss.checks import as_int
 from sr_perceptual_loss.errors import InputError
 
-__all__ = ["LogisticFit", "cluster_interval", "krcc", "logistic_fit", "plcc", "resampling_unit", "rmse", "srcc"]
+__all__ = [
+    "LogisticFit",
+    "cluster_draws",
+    "interval",
+    "krcc",
+    "logistic_fit",
+    "plcc",
+    "resampling_unit",
+    "rmse",
+    "srcc",
+]
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -151,27 +161,24 @@ def indices_by_content(contents: Sequence[str]) -> dict[str, Indices]:
 
 
 def resampling_unit(contents: Sequence[str]) -> str:
-    """What :func:`cluster_interval` resamples: ``references``, or ``images`` where there are fewer than three."""
+    """What :func:`cluster_draws` resamples: ``references``, or ``images`` where there are fewer than three."""
     return "references" if len(set(contents)) >= 3 else "images"
 
 
-def cluster_interval(
-    statistic: Callable[[Indices], float], contents: Sequence[str], resamples: int, seed: int
-) -> Interval:
-    """95 % percentile bootstrap interval of ``statistic`` under resampling of reference contents with replacement.
+def cluster_draws(statistic: Callable[[Indices], float], contents: Sequence[str], resamples: int, seed: int) -> Floats:
+    """Bootstrap values of ``statistic`` under resampling of reference contents with replacement.
 
-    With fewer than three contents single entries are resampled instead; such an interval does not extend to other
-    contents.
+    With fewer than three contents single entries are resampled instead; their spread does not extend to other contents.
+    The draws depend on ``contents``, ``resamples`` and ``seed`` alone, so that the values of two critics are pairs.
 
     Args:
         statistic: indices of entries (with repetitions) -> the number; NaN where it is not defined.
         contents: reference content of each entry.
-        resamples: number of draws; 0 for no interval.
+        resamples: number of draws; 0 for none.
         seed: of the draws.
 
     Returns:
-        (low, high); both NaN without resamples, with fewer than two units to draw from, or where the statistic is
-        undefined in more than half of the draws.
+        The values, (resamples,); none with fewer than two units to draw from.
 
     Raises:
         InputError: a negative number.
@@ -182,7 +189,7 @@ def cluster_interval(
     if resampling_unit(contents) == "references":
         members = list(indices_by_content(contents).values())
     if resamples == 0 or len(members) < 2:
-        return NAN, NAN
+        return np.empty(0)
 
     def of_units(units: NDArray[np.float64]) -> float:
         return statistic(np.concatenate([members[int(unit)] for unit in units]))
@@ -199,10 +206,14 @@ def cluster_interval(
             method="percentile",
             random_state=np.random.default_rng(seed),
         )
+    return np.asarray(result.bootstrap_distribution, dtype=np.float64)
+
+
+def interval(draws: Floats) -> Interval:
+    """95 % percentile interval of bootstrap values; both ends NaN where there are none, or more than half are NaN."""
     # scipy's own interval is NaN as soon as one draw is, which happens where few images are resampled.
-    draws = np.asarray(result.bootstrap_distribution, dtype=np.float64)
-    draws = draws[np.isfinite(draws)]
-    if 2 * len(draws) < resamples:
+    finite = draws[np.isfinite(draws)]
+    if len(finite) == 0 or 2 * len(finite) < len(draws):
         return NAN, NAN
-    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = np.quantile(finite, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)

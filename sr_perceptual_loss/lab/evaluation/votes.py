@@ -13,6 +13,7 @@ from sr_perceptual_loss.lab.evaluation.correlation import NAN, Floats, checked_p
 
 __all__ = ["Share", "pairwise_accuracy", "two_afc_terms", "win_rate"]
 
+
 @dataclass(frozen=True)
 class Share:
     """A share with what it is a share of."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sr_perceptual_loss.errors import InputError
-from sr_perceptual_loss.lab.evaluation.correlation import cluster_interval, krcc, logistic_fit, plcc, rmse, srcc
+from sr_perceptual_loss.lab.evaluation.correlation import cluster_draws, interval, krcc, logistic_fit, plcc, rmse, srcc
 
 
 @pytest.mark.fault(73)
@@ -80,15 +80,15 @@ def test_impossible_fits_have_a_reason(y, reason):
     assert np.isnan(fit(x)).all()
 
 
-def interval(values, contents, resamples=300, seed=0):
-    return cluster_interval(lambda i: float(values[i].mean()), contents, resamples, seed)
+def mean_interval(values, contents, resamples=300, seed=0):
+    return interval(cluster_draws(lambda i: float(values[i].mean()), contents, resamples, seed))
 
 
 def test_interval_of_a_mean_covers_the_truth_about_as_often_as_it_says():
     """Means of 20 contents drawn around 0: the 95 % interval contains 0 in about 95 % of the studies."""
     rng, covered = np.random.default_rng(0), 0
     for study in range(100):
-        low, high = interval(rng.normal(size=20), [str(i) for i in range(20)], 100, study)
+        low, high = mean_interval(rng.normal(size=20), [str(i) for i in range(20)], 100, study)
         covered += low <= 0 <= high
     assert 86 <= covered <= 99
 
@@ -98,7 +98,7 @@ def test_contents_are_drawn_whole():
     values = np.random.default_rng(1).normal(size=10)
 
     def width(v, contents):
-        low, high = interval(v, contents)
+        low, high = mean_interval(v, contents)
         return high - low
 
     alone = width(values, [f"{i:02}" for i in range(10)])
@@ -110,8 +110,8 @@ def test_contents_are_drawn_whole():
 
 def test_no_interval():
     values = np.arange(4.0)
-    assert np.isnan(interval(values, list("abcd"), resamples=0)).all()
-    assert np.isnan(interval(values[:1], ["a"])).all()
-    assert np.isnan(cluster_interval(lambda i: float("nan"), list("abcd"), 20, 0)).all()
+    assert np.isnan(mean_interval(values, list("abcd"), resamples=0)).all()
+    assert np.isnan(mean_interval(values[:1], ["a"])).all()
+    assert np.isnan(interval(cluster_draws(lambda i: float("nan"), list("abcd"), 20, 0))).all()
     with pytest.raises(InputError, match="bootstrap"):
-        interval(values, list("abcd"), resamples=-1)
+        mean_interval(values, list("abcd"), resamples=-1)
