@@ -6,7 +6,7 @@ PIP := $(PY) -m pip install --disable-pip-version-check --quiet
 CORE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 
-.PHONY: demo test test-all parity reliability check format clean
+.PHONY: demo test test-all parity reliability docs check format dist clean
 
 demo: $(CORE)
 	$(PY) examples/demo.py
@@ -28,6 +28,19 @@ parity: $(DEV)
 reliability: $(DEV)
 	$(PY) benchmarks/reliability_table.py --slow
 
+# Builds the sdist and from it the wheel, checks both, and runs the wheel in a virtual environment of its own.
+dist: $(DEV)
+	$(PIP) 'build>=1.2' 'twine>=6.1'
+	rm -rf dist
+	$(PY) -m build
+	$(PY) -m twine check --strict dist/*
+	SRPL_DIST=$(CURDIR)/dist $(PY) -m pytest -m 'slow or not slow' tests/test_wheel.py
+
+# The documentation site in build/site. A broken link, a public name without a docstring and a page outside of the
+# navigation fail. To look at it: python -m http.server -d build/site
+docs: $(DEV)
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(VENV)/bin/mkdocs build
+
 format: $(DEV)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
@@ -48,4 +61,4 @@ $(DEV): $(CORE)
 	touch $(DEV)
 
 clean:
-	rm -rf $(VENV) runs experiments tb_logger build *.egg-info
+	rm -rf $(VENV) runs experiments tb_logger build dist *.egg-info

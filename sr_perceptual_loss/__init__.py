@@ -7,7 +7,7 @@ that ``srpl --help`` need not wait for torch.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from sr_perceptual_loss.critics import (

@@ -12,7 +12,7 @@ import typer
 from sr_perceptual_loss.cli.terminal import log, print_table
 
 if TYPE_CHECKING:
-    from sr_perceptual_loss.critics.base import CriticCard
+    from sr_perceptual_loss.critics.card import CriticCard
     from sr_perceptual_loss.weights import WeightsEntry
 
 __all__ = ["list_critics"]

@@ -14,7 +14,7 @@ __all__ = ["train"]
 
 
 def train(
-    config: Annotated[Path, typer.Option("--config", "-c", help="Training file, see examples/critics.")],
+    config: Annotated[Path, typer.Option("--config", "-c", help="Training file, see `srpl config list`.")],
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", help="section.key=value replaces the file's value; repeatable.", metavar="KEY=VALUE"),

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from sr_perceptual_loss.cli.app import app
 from sr_perceptual_loss.critics import registry
-from sr_perceptual_loss.critics.base import Critic, CriticCard, SizeRule
+from sr_perceptual_loss.critics.base import Critic
+from sr_perceptual_loss.critics.card import CriticCard, SizeRule
 from sr_perceptual_loss.weights.manifest import WeightsEntry
 
 

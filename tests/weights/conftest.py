@@ -11,7 +11,8 @@ import torch
 from local_hub import LocalHub
 from torch import nn
 
-from sr_perceptual_loss.critics.base import Critic, CriticCard, SizeRule
+from sr_perceptual_loss.critics.base import Critic
+from sr_perceptual_loss.critics.card import CriticCard, SizeRule
 from sr_perceptual_loss.weights import store
 from sr_perceptual_loss.weights.manifest import WeightsEntry
 

@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from sr_perceptual_loss import __version__
 from sr_perceptual_loss.critics.registry import create_critic
 from sr_perceptual_loss.errors import InputError, WeightsError
 from sr_perceptual_loss.weights import WeightsFile, load_weights, save_weights
@@ -44,7 +45,7 @@ def test_header(file):
         "srpl.format": "1",
         "srpl.critic": "small",
         "srpl.config": '{"width": 2, "mean": [0.5, 0.5, 0.5]}',
-        "srpl.version": "0.1.0",
+        "srpl.version": __version__,
         "srpl.training": "3 epochs",
         "srpl.training_data": "ours",
         "srpl.licence": "MIT",
