@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=["Set5", "Set14", "Urban100", "CLIC"])
     parser.add_argument("--vgg", type=Path, help="weights of VGG16, for the loss vgg")
-    parser.add_argument("--rows", type=Path, default=Path("benchmarks/results/loss_comparison"))
+    parser.add_argument("--rows", type=Path, default=Path("benchmarks/measured/loss_comparison"))
     parser.add_argument("--out", type=Path, default=Path("runs/loss_comparison"))
     parser.add_argument("--table", type=float, metavar="COST", help="train nothing; compare at this PSNR cost in dB")
     options = parser.parse_args()

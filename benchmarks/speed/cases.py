@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from speed.baselines import build_baseline
 from speed.reference import has_reference_form, reference_form
-from sr_perceptual_loss.critics.base import Critic, SizeRule
+from sr_perceptual_loss.critics.base import Critic
+from sr_perceptual_loss.critics.card import SizeRule
 from sr_perceptual_loss.critics.registry import create_critic
 
 __all__ = ["FORMS", "OFFSETS", "Case", "build_cases", "calibrate", "image_pair"]

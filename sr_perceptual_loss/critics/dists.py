@@ -16,14 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from sr_perceptual_loss.critics.base import (
-    IMAGENET,
-    CriticCard,
-    InferenceForm,
-    SizeRule,
-    TargetFeatures,
-    normalise,
-)
+from sr_perceptual_loss.critics.base import IMAGENET, CriticCard, InferenceForm, SizeRule, TargetFeatures, normalise
 from sr_perceptual_loss.critics.imagenet import BUNDLED, TrunkCritic, from_torchvision, torchvision_weights
 from sr_perceptual_loss.critics.maps import with_mean
 from sr_perceptual_loss.critics.registry import register_critic
@@ -40,6 +33,7 @@ __all__ = ["Dists", "DistsVgg"]
 C1 = C2 = 1e-6
 CHANNELS = 3
 FITTED = "alpha and beta fitted to KADID-10k and to textures (package DISTS-pytorch 0.1, MIT)"
+AS_LOSS = "Beside L1 it draws a faint grid of period 4 with a pixel-shuffle head (docs/results.md)."
 NOTES = (
     "The form of DISTS on another network and with equal weights of all levels, so its numbers are not those of the "
     "package DISTS-pytorch; those are dists_vgg.",
@@ -117,7 +111,8 @@ class Dists(_Dists):
         learned_from="ImageNet labels",
         cost=".08",
         good_at="ordering GAN results as people do (.89 of pairs)",
-        bad_at="dots on the output grid: it does not see them",
+        bad_at="as a loss: grids; it does not see dots",
+        as_loss=AS_LOSS,
     )
 
     def _weighed(self, level: int, texture: Tensor, structure: Tensor) -> Tensor:
@@ -145,6 +140,7 @@ class DistsVgg(_Dists):
         notes=VGG_NOTES,
         weights=torchvision_weights("vgg", FITTED),
         learned_from="ImageNet labels; KADID-10k",
+        as_loss="",
         cost=".80",
         good_at="DISTS values as in papers (without resizing)",
         bad_at="not tested as a loss here",

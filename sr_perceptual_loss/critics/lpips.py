@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from sr_perceptual_loss.critics.base import CriticCard, InferenceForm, SizeRule, TargetFeatures, normalise
+from sr_perceptual_loss.critics.base import InferenceForm, TargetFeatures, normalise
+from sr_perceptual_loss.critics.card import CriticCard, SizeRule
 from sr_perceptual_loss.critics.imagenet import BUNDLED, TrunkCritic, from_torchvision, torchvision_weights
 from sr_perceptual_loss.critics.registry import register_critic
 from sr_perceptual_loss.ops.fold import frozen_copy
@@ -39,10 +40,7 @@ NOTES = (
     "both images changes the score a little.",
     "Nothing in it was fitted to judgements of quality.",
 )
-AS_LOSS = (
-    "With a large share beside L1 it draws fine grids, of period 2 above all; dists draws hardly any. RLFN x4, share "
-    ".7, 150 steps: spectral peaks of 4.9 and 2.3, with L1 alone 1.8 and 1.2."
-)
+AS_LOSS = "Beside L1 it draws grids of period 2 and 4, above all with a pixel-shuffle head (docs/results.md)."
 PUBLISHED_NOTES = (
     "score = -LPIPS v0.1 of the package lpips for the same images with normalize=True: images are in [0, 1] here.",
     "The paper reports agreement in triplets (2AFC), where a pair counts by the share of people who agree.",

@@ -306,7 +306,7 @@ def test_a_critic_that_is_no_loss_warns_as_a_loss_only():
         assert not seen
         for build in (CriticLoss, SSIMPerceptualRatioLoss):
             build(frozen.critic)
-        CriticLoss("dists")
+        CriticLoss("haarpsi")
     assert [w.category for w in seen] == [UserWarning] * 2
     assert all("lpips is not recommended as a loss: " in str(w.message) for w in seen)
     assert seen[0].filename == __file__
