@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -78,45 +78,31 @@ def evaluate(
         importlib.import_module("plotly")
         report = importlib.import_module("sr_perceptual_loss.lab.report.evaluation_page")
     check_device(device)
-    chosen = {
-        name: (critic, given, _critic(critic, given, device, seed)) for name, critic, given in _named(critics, weights)
-    }
+    # Wrong names and missing weights are reported before the labels are read.
+    chosen = [(name, critic, tag, _critic(critic, tag, device, seed)) for name, critic, tag in _named(critics, weights)]
     label_set = _part(read_labels(data, root, labels=labels), split, train_share, split_seed)
     label_set = _limited(label_set, limit, split_seed)
     for note in label_set.notes:
         log(f"{label_set.name}: {note}")
-    common: dict[str, object] = {
-        "data": data,
-        "root": str(root),
-        "labels": str(labels or "of the root"),
-        "split": split,
-    }
-    common |= {"train_share": train_share, "split_seed": split_seed, "limit": limit, "device": device}
-    common |= {"bootstrap": bootstrap, "version": __version__}
+    common: dict[str, object] = {"data": data, "root": str(root), "labels": str(labels or "of the root")}
+    common |= {"split": split, "train_share": train_share, "split_seed": split_seed, "limit": limit}
+    common |= {"device": device, "bootstrap": bootstrap, "version": __version__}
     results: dict[str, Evaluation] = {}
     settings: dict[str, dict[str, object]] = {}
-    for name, (critic, given, network) in chosen.items():
+    for name, critic, tag, network in chosen:
         rule = _protocol(network, protocol, crop_size)
         # What a score depends on; the other settings concern only the use of the scores.
         own: dict[str, object] = {"critic": critic, "weights_digest": critic_digest(network)}
         own |= {"protocol": rule.as_dict(), "crop_size": crop_size, "seed": seed}
+        crops: Any = {"seed": seed, "crop_size": crop_size, "crops_at_once": crops_at_once}
         with file_lock(out / "scores.csv" if out else None):
-            scores = score_labels(
-                network,
-                label_set,
-                rule,
-                seed=seed,
-                crop_size=crop_size,
-                crops_at_once=crops_at_once,
-                device=device,
-                known=ScoreFile(out / "scores.csv", own) if out else None,
-                track=_track,
-            )
+            known = ScoreFile(out / "scores.csv", own) if out else None
+            scores = score_labels(network, label_set, rule, **crops, device=device, known=known, track=_track)
         results[name] = evaluate_scores(label_set, scores, bootstrap=bootstrap, seed=seed)
-        used = given if network.card.needs_weights else "none needed (a formula)"
+        used = tag if network.card.needs_weights else "none needed (a formula)"
         scales = _by_scales(network, rule, list(scores), crop_size)
         settings[name] = {**own, "weights": used, **common, "images_by_scales": scales}
-    random = [name for name, (_, given, network) in chosen.items() if network.card.needs_weights and given == RANDOM]
+    random = [name for name, _, tag, network in chosen if network.card.needs_weights and tag == RANDOM]
     warning = f"The weights are random ({', '.join(random)}): such numbers say nothing about a critic." * bool(random)
     _print(results, differences(results), warning)
     if not out:
@@ -128,14 +114,14 @@ def evaluate(
 
 def _named(critics: Sequence[str], weights: Sequence[str] | None) -> list[tuple[str, str, str]]:
     """(name for the tables, critic, its weights) of each."""
-    given = list(weights or ["local"])
-    given *= len(critics) if len(given) == 1 else 1
-    if len(given) != len(critics):
-        raise InputError(f"--weights: got {len(given)} for {len(critics)} critics; give it once, or once per critic.")
-    pairs = list(zip(critics, given, strict=True))
+    tags = list(weights or ["local"])
+    tags *= len(critics) if len(tags) == 1 else 1
+    if len(tags) != len(critics):
+        raise InputError(f"--weights: got {len(tags)} for {len(critics)} critics; give it once, or once per critic.")
+    pairs = list(zip(critics, tags, strict=True))
     if twice := [f"{critic} ({tag})" for critic, tag in pairs if pairs.count((critic, tag)) > 1]:
         raise InputError(f"{twice[0]}: named twice; give different critics or --weights.")
-    return [(c if list(critics).count(c) == 1 else f"{c} ({tag})", c, tag) for c, tag in pairs]
+    return [(f"{critic} ({tag})" if critics.count(critic) > 1 else critic, critic, tag) for critic, tag in pairs]
 
 
 def _critic(name: str, weights: str, device: str, seed: int) -> Critic:
@@ -220,10 +206,11 @@ def _print(results: Mapping[str, Evaluation], compared: Sequence[Difference], wa
             log(note)
     if warning:
         log(f"warning: {warning}")
-    rows = []
-    for name, result in results.items():
-        for row in result.rows:
-            rows.append((name, row.name, *_numbers(row), str(row.count), row.meaning))
+    rows = [
+        (name, row.name, *_numbers(row), str(row.count), row.meaning)
+        for name, result in results.items()
+        for row in result.rows
+    ]
     for found in compared:
         verdict = "different: the interval excludes 0" if found.significant else "no clear difference"
         rows.append((f"{found.first} - {found.second}", found.number, *_numbers(found), "", verdict))

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -31,6 +33,41 @@ class _Files(NamedTuple):
     lr: Path | None
 
 
+@dataclass
+class _Rows:
+    """A data set for PyTorch's ``DataLoader``: the row of an image and whether its reference was cut, or an error."""
+
+    build: Callable[[], list[Measure]]
+    measures: Sequence[Measure]
+    files: Sequence[_Files]
+    scale: int
+    table: MetricTable | None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "measures": ()}  # a process builds them itself: they hold functions, which cannot be sent
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Row, bool] | Exception:
+        try:
+            return self._row(self.files[index])
+        except Exception as error:  # to be raised by the caller: the loader would change its message
+            return error
+
+    def _row(self, item: _Files) -> tuple[Row, bool]:
+        from sr_perceptual_loss.lab.evaluation.metric_set import Images
+        from sr_perceptual_loss.lab.evaluation.metric_table import Row, fingerprint
+
+        inputs = fingerprint(path for path in item if path)
+        if self.table and (row := self.table.find(item.sr.name, item.hr.name, inputs)):
+            return row, False
+        images = Images.read(item.sr, item.hr, item.lr, self.scale)
+        self.measures = self.measures or self.build()
+        values = {name: value for measure in self.measures for name, value in measure.compute(images).items()}
+        return Row(item.sr.name, item.hr.name, inputs, values), images.cut
+
+
 def metrics(
     sr: Annotated[Path, typer.Argument(help="SR images.", metavar="SR_DIR")],
     hr: Annotated[Path, typer.Argument(help="Their references.", metavar="HR_DIR")],
@@ -48,6 +85,7 @@ def metrics(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="CSV of one row per image and the means.")] = None,
     device: Device = "cpu",
+    workers: Annotated[int, typer.Option(help="Processes; if several, each computes with one thread.", min=1)] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object with all rows instead of a table.")] = False,
 ) -> None:
     """Measure SR images against their references. Prints the means; --out writes a row per image.
@@ -62,7 +100,6 @@ def metrics(
     from sr_perceptual_loss import __version__
     from sr_perceptual_loss.checks import as_path
     from sr_perceptual_loss.lab.evaluation.file_lock import file_lock
-    from sr_perceptual_loss.lab.evaluation.metric_set import build_measures, reduced_reference_measure
     from sr_perceptual_loss.lab.evaluation.metric_table import MetricTable, means
 
     wanted = [name.strip() for name in names.split(",") if name.strip()]
@@ -71,10 +108,8 @@ def metrics(
     files = _files(sr, hr, lr)
     check_device(device)
     border = scale if crop is None else crop
-    measures = build_measures(wanted, border=border, device=device)
-    measures += _critics(critic or [], weights or [], protocol, device)
-    if pfiqa:
-        measures.append(reduced_reference_measure(_load(pfiqa), pfiqa, device=device))
+    build = partial(_measures, wanted, critic or [], weights or [], protocol, pfiqa, border, device)
+    measures = build()
     columns = _columns(measures, wanted)
     settings = {
         "version": __version__,
@@ -87,7 +122,7 @@ def metrics(
     }
     with file_lock(out):
         table = MetricTable(as_path(out), list(columns), settings) if out else None
-        rows = _measure(files, measures, scale, table)
+        rows = _measure(_Rows(build, measures, files, scale, table), workers)
     averages = means(rows, list(columns))
     if as_json:
         report = {**_report(rows, averages, columns), "settings": settings}
@@ -117,6 +152,17 @@ def _files(sr: Path, hr: Path, lr: Path | None) -> list[_Files]:
             names = "".join(f" {path.name}" for path in lr_images)
             raise InputError(f"--lr: {len(lr_images)} LR images for {reference.name}, expected one in {lr}.{names}")
     return [_Files(image, reference, *inputs[reference]) for image, reference in pairs]
+
+
+def _measures(
+    names: list[str], critics: list[str], weights: list[str], protocol: str, pfiqa: str | None, border: int, device: str
+) -> list[Measure]:
+    from sr_perceptual_loss.lab.evaluation.metric_set import build_measures, reduced_reference_measure
+
+    measures = build_measures(names, border=border, device=device) + _critics(critics, weights, protocol, device)
+    if pfiqa:
+        measures.append(reduced_reference_measure(_load(pfiqa), pfiqa, device=device))
+    return measures
 
 
 def _critics(critics: Sequence[str], weights: Sequence[str], protocol: str, device: str) -> list[Measure]:
@@ -184,30 +230,29 @@ def _load(text: str) -> ReducedReference:
     return function  # type: ignore[no-any-return]
 
 
-def _measure(files: Sequence[_Files], measures: Sequence[Measure], scale: int, table: MetricTable | None) -> list[Row]:
+def _measure(images: _Rows, workers: int) -> list[Row]:
     """One row per image; rows of the table are used again."""
-    from sr_perceptual_loss.lab.evaluation.metric_set import Images
-    from sr_perceptual_loss.lab.evaluation.metric_table import Row, fingerprint
+    from torch.utils.data import DataLoader
 
-    rows, cut, reused = [], [], 0
+    rows, cut, reused, table = [], [], 0, images.table
     if table and table.dropped:
         log(f"{table.path}: {table.dropped} unreadable line(s), left by an interruption, were removed.")
-    for item in track(files, "measuring"):
-        inputs = fingerprint(path for path in item if path)
-        row = table.find(item.sr.name, item.hr.name, inputs) if table else None
-        if row:
+    data: Any = images  # PyTorch's base class, which types ask for, would be imported with the command line
+    context = "spawn" if workers > 1 else None  # and 0 workers compute here
+    results = DataLoader(data, batch_size=None, num_workers=workers if context else 0, multiprocessing_context=context)
+    for item, result in zip(track(images.files, "measuring"), results, strict=True):
+        if isinstance(result, Exception):
+            raise result
+        row, was_cut = result
+        if was_cut:
+            cut.append(item.hr.name)
+        if table and table.find(row.image, row.reference, row.inputs):
             reused += 1
-        else:
-            images = Images.read(item.sr, item.hr, item.lr, scale)
-            if images.cut:
-                cut.append(item.hr.name)
-            values = {name: value for measure in measures for name, value in measure.compute(images).items()}
-            row = Row(item.sr.name, item.hr.name, inputs, values)
-            if table:
-                table.add(row)
+        elif table:
+            table.add(row)
         rows.append(row)
     if cut:
-        log(f"{len(cut)} reference(s) cut to multiples of {scale}: {', '.join(cut)}")
+        log(f"{len(cut)} reference(s) cut to multiples of {images.scale}: {', '.join(cut)}")
     if reused and table:
         log(f"{reused} of {len(rows)} rows taken from {table.path}")
     return table.finish(row.image for row in rows) if table else rows

@@ -8,10 +8,8 @@ as a loss. A new critic is one file: a subclass of :class:`Critic` with a ``card
 from __future__ import annotations
 
 import hashlib
-import html
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,15 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from sr_perceptual_loss.checks import RangeCheck, check_pair
+from sr_perceptual_loss.critics.card import CriticCard, SizeRule
 from sr_perceptual_loss.critics.construction import plain_construction
 from sr_perceptual_loss.critics.maps import enlarged_sum, gradient_map, with_mean
 from sr_perceptual_loss.errors import InputError
-from sr_perceptual_loss.weights.manifest import WeightsEntry
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["IMAGENET", "Constants", "Critic", "CriticCard", "InferenceForm", "SizeRule", "TargetFeatures", "normalise"]
+__all__ = ["IMAGENET", "Constants", "Critic", "InferenceForm", "TargetFeatures", "normalise"]
 
 #: What a critic computes from ``hr`` alone.
 TargetFeatures = tuple[Tensor, ...]
@@ -36,105 +34,8 @@ Constants = tuple[tuple[float, ...], tuple[float, ...]]
 IMAGENET: Constants = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-@dataclass(frozen=True)
-class SizeRule:
-    """Which image sizes a critic takes.
-
-    Attributes:
-        minimum: smallest side.
-        multiple_of: both sides must be a multiple of it.
-        fixed: the only side allowed (square), or None.
-    """
-
-    minimum: int = 1
-    multiple_of: int = 1
-    fixed: int | None = None
-
-    def accepts(self, height: int, width: int) -> bool:
-        """Whether an image of this size can be scored as it is."""
-        if self.fixed is not None:
-            return height == width == self.fixed
-        return min(height, width) >= self.minimum and height % self.multiple_of == width % self.multiple_of == 0
-
-    def describe(self) -> str:
-        """The rule as text, for messages and tables."""
-        if self.fixed is not None:
-            return f"exactly {self.fixed}x{self.fixed}"
-        multiple = f", multiples of {self.multiple_of}" if self.multiple_of > 1 else ""
-        return f"sides >= {self.minimum}{multiple}"
-
-    def check(self, height: int, width: int, critic: str) -> None:
-        """Raise InputError, with advice, if the critic of this name cannot score an image of this size."""
-        if self.accepts(height, width):
-            return
-        side = self.fixed or self.minimum
-        raise InputError(
-            f"{critic}: got {height}x{width}, takes {self.describe()}. Score crops: CropPlan(size={side}) in a loss "
-            f"(YAML `crops: {{size: {side}}}`, with `gt_size: {side}` or larger), or enlarge small patches with "
-            f"`crops: {{size: {side}, small: resize}}`."
-        )
-
-
-@dataclass(frozen=True)
-class CriticCard:
-    """Facts about a critic.
-
-    Attributes:
-        name: the critic's name in the registry and in YAML files; also that of its file or folder.
-        paper: citation.
-        input_size: sizes that the critic takes.
-        score_range: range that scores can take; for a network, roughly that of trained weights.
-        relative: True if 0 means "as good as the reference" and scores may be negative.
-        symmetric: True if swapping the two images does not change the score.
-        notes: limits, and differences from the published code; one sentence each, with a full stop.
-        weights: published weights by tag; the first tag is the default.
-        needs_weights: False for a critic that is a formula.
-        learned_from: data behind the default weights, or behind the constants of a formula; this and the next three
-            have 50 characters or less, for tables.
-        cost: time of forward and backward pass over that of LPIPS-VGG, on one CPU core.
-        good_at: what to take it for.
-        bad_at: what not to take it for.
-        as_loss: why it should not be a loss, in sentences; empty if nothing is known against it. Losses warn with it.
-    """
-
-    name: str
-    paper: str
-    input_size: SizeRule
-    score_range: tuple[float, float]
-    relative: bool
-    symmetric: bool = False
-    notes: tuple[str, ...] = ()
-    weights: Mapping[str, WeightsEntry] = field(default_factory=dict)
-    needs_weights: bool = True
-    learned_from: str = "not stated"
-    cost: str = "not measured"
-    good_at: str = "not stated"
-    bad_at: str = "not stated"
-    as_loss: str = ""
-
-    def _repr_html_(self) -> str:
-        """The facts as a table, for notebooks."""
-        texts = {
-            "input_size": self.input_size.describe(),
-            "notes": " ".join(self.notes),
-            "weights": ", ".join(self.weights),
-        }
-        facts = {fact.name: texts.get(fact.name, getattr(self, fact.name)) for fact in fields(self)}
-        rows = (f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>" for name, value in facts.items())
-        return f"<table>{''.join(rows)}</table>"
-
-
 def normalise(image: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(image - mean) / std per channel, with the constants in the image's precision.
-
-    Args:
-        image: (N, C, H, W).
-        mean: C numbers.
-        std: C numbers.
-
-    Returns:
-        Tensor of the same shape.
-    """
+    """(image - mean) / std for each channel of (N, C, H, W), with the constants in the image's precision."""
     shape = (1, len(mean), 1, 1)
     return (image - image.new_tensor(mean).view(shape)) / image.new_tensor(std).view(shape)
 
@@ -192,24 +93,14 @@ class Critic(nn.Module, ABC):
 
     @staticmethod
     def remap_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Published key layout -> that of this class.
-
-        Args:
-            state: unwrapped state dict of a published checkpoint; not modified.
-
-        Returns:
-            New dict in the layout of ``state_dict()``.
-        """
+        """The state dict of a published checkpoint, unwrapped, in the layout of ``state_dict()``; a new dict."""
         return dict(state)
 
     def inference_form(self) -> Critic:
         """A critic for fixed weights with the same scores and gradients to ``sr``, but less time and memory.
 
-        It may merge or leave out layers. So its state dict and target features differ, and it cannot be trained.
-
-        Returns:
-            A critic in eval mode that shares unchanged tensors with this one; ``self`` if there is no such form or
-            ``kernels`` is "reference".
+        It may merge or leave out layers, so its state dict and target features differ, and it cannot be trained. It is
+        in eval mode and shares unchanged tensors. ``self`` if there is none, or if ``kernels`` is "reference".
         """
         if self.inference_class is None or self.kernels == "reference":
             return self
@@ -286,22 +177,15 @@ class Critic(nn.Module, ABC):
 
         * ``map_form`` is ``local``: the critic compares the images place by place, and the map is made of these parts.
           Its mean is what the score lost: the largest score (the second number of the card's ``score_range``) - score.
-        * ``gradient``: H * W * |sum over channels of the score's gradient * (hr - sr)|, smoothed with a Gaussian of
-          4 pixels. Its mean is at least |the first-order change of the score from sr to hr|.
+        * ``gradient``: the score's gradient times the difference of the images; see :func:`maps.gradient_map`.
 
         The border counts as in the score. HaarPSI has zeros beyond it, as published, so the outer 8 pixels of the maps
-        of haarpsi and texture_stats are about 3 times as bright as the same error elsewhere. The image is not divided:
-        memory grows with it, as that of :meth:`score` or of its gradient.
+        of haarpsi and texture_stats are about 3 times as bright as the same error elsewhere.
 
-        Args:
-            sr: as in :meth:`score`.
-            hr: as in :meth:`score`.
+        Arguments and errors are those of :meth:`score`; a metric without gradient is an InputError too.
 
         Returns:
             (N, 1, H, W) >= 0, without graph; does not depend on the other pairs of the batch.
-
-        Raises:
-            InputError: as :meth:`score`; or a metric without gradient.
         """
         check_pair(sr, hr)
         self.input_size.check(sr.shape[2], sr.shape[3], self.card.name)
@@ -324,13 +208,9 @@ class Critic(nn.Module, ABC):
         return self.score(sr, hr)
 
     def encode_target(self, hr: Tensor) -> TargetFeatures:
-        """Features of ``hr`` that several calls of :meth:`score` may share; no validation.
+        """Features of ``hr``, (N, 3, H, W) RGB in [0, 1], that several calls of :meth:`score` may share; no validation.
 
-        Args:
-            hr: (N, 3, H, W) RGB in [0, 1].
-
-        Returns:
-            Tensors whose meaning depends on the critic, with a graph only while the critic itself is being trained.
+        They have a graph only while the critic itself is being trained.
         """
         trained = torch.is_grad_enabled() and self._is_trained()
         scope = torch.autocast(hr.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None)

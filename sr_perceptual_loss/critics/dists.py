@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from sr_perceptual_loss.critics.base import IMAGENET, CriticCard, InferenceForm, SizeRule, TargetFeatures, normalise
+from sr_perceptual_loss.critics.base import IMAGENET, InferenceForm, TargetFeatures, normalise
+from sr_perceptual_loss.critics.card import CriticCard, SizeRule
 from sr_perceptual_loss.critics.imagenet import BUNDLED, TrunkCritic, from_torchvision, torchvision_weights
 from sr_perceptual_loss.critics.maps import with_mean
 from sr_perceptual_loss.critics.registry import register_critic

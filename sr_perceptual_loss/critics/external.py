@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from sr_perceptual_loss.checks import nearest
-from sr_perceptual_loss.critics.base import Critic, CriticCard, SizeRule, TargetFeatures
+from sr_perceptual_loss.critics.base import Critic, TargetFeatures
+from sr_perceptual_loss.critics.card import CriticCard, SizeRule
 from sr_perceptual_loss.critics.construction import plain_construction
 from sr_perceptual_loss.errors import InputError, InstallError, UnknownNameError, WeightsError
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["SIGMA", "enlarged_sum", "gradient_map", "with_mean", "worst_boxes"]
+__all__ = ["SIGMA", "display_limit", "enlarged_sum", "gradient_map", "with_mean", "worst_boxes"]
 
 #: Standard deviation of the Gaussian that smooths a gradient, in pixels.
 SIGMA = 4.0
@@ -20,12 +20,7 @@ def with_mean(maps: Tensor, mean: Tensor) -> Tensor:
 
 
 def enlarged_sum(parts: Sequence[Tensor], height: int, width: int) -> Tensor:
-    """Maps of any resolution, enlarged (bilinear) and added.
-
-    Args:
-        parts: (N, C, h, w), each of its own C, h and w; channels are added too.
-        height: rows of the result.
-        width: columns of the result.
+    """Maps (N, C, h, w), each of its own C, h and w: enlarged (bilinear) and added, also over channels.
 
     Returns:
         (N, 1, height, width) >= 0; its mean is the sum of the means of all channels.
@@ -57,6 +52,11 @@ def gradient_map(score: Callable[[Tensor], Tensor], sr: Tensor, hr: Tensor) -> T
     changes = (gradient * (hr - sr)).sum(1, keepdim=True).abs() * (sr.shape[2] * sr.shape[3])
     kernel = [2 * min(int(3 * SIGMA), side - 1) + 1 for side in (changes.shape[3], changes.shape[2])]
     return with_mean(gaussian_blur(changes, kernel, [SIGMA, SIGMA]), changes.mean((2, 3)))
+
+
+def display_limit(lost: Tensor) -> float:
+    """Value of a map from which on it is shown in the last colour: few bright pixels must not make the rest dark."""
+    return float(lost.flatten().kthvalue(max(1, int(0.995 * lost.numel()))).values) or float(lost.max()) or 1.0
 
 
 def worst_boxes(lost: Tensor, side: int, count: int = 3) -> list[tuple[int, int, float]]:

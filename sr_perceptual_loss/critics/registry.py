@@ -11,7 +11,8 @@ from typing import TypeVar
 import torch
 
 from sr_perceptual_loss.checks import nearest
-from sr_perceptual_loss.critics.base import Critic, CriticCard
+from sr_perceptual_loss.critics.base import Critic
+from sr_perceptual_loss.critics.card import CriticCard
 from sr_perceptual_loss.critics.construction import plain_construction
 from sr_perceptual_loss.critics.external import external, is_external
 from sr_perceptual_loss.errors import InputError, UnknownNameError, WeightsError

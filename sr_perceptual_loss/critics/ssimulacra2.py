@@ -24,7 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sr_perceptual_loss.critics.base import CriticCard, SizeRule, TargetFeatures
+from sr_perceptual_loss.critics.base import TargetFeatures
+from sr_perceptual_loss.critics.card import CriticCard, SizeRule
 from sr_perceptual_loss.critics.maps import with_mean
 from sr_perceptual_loss.critics.registry import register_critic
 from sr_perceptual_loss.critics.whole_image import LocalCritic

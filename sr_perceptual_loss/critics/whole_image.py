@@ -18,16 +18,17 @@ import torch
 from torch import Tensor
 
 from sr_perceptual_loss.checks import check_pair
-from sr_perceptual_loss.critics.base import Critic, SizeRule, TargetFeatures
+from sr_perceptual_loss.critics.base import Critic, TargetFeatures
+from sr_perceptual_loss.critics.card import SizeRule
 from sr_perceptual_loss.errors import InputError, NonFiniteError
 
 __all__ = [
     "PIXELS_AT_ONCE",
     "LocalCritic",
     "map_whole_image",
+    "score_boxes",
     "score_whole_image",
     "strips",
-    "tile_boxes",
     "unit_range",
 ]
 
@@ -35,6 +36,8 @@ __all__ = [
 CROPS_AT_ONCE = 8
 #: Larger images are scored in strips of about this size.
 PIXELS_AT_ONCE = 2**20
+#: (top, left, height, width).
+Box = tuple[int, int, int, int]
 
 
 class LocalCritic(Critic):
@@ -136,7 +139,9 @@ def score_whole_image(critic: Critic | FrozenLike, sr: Tensor, hr: Tensor, name:
     if isinstance(inner, LocalCritic) and len(boxes) == 1 and sr.shape[1] * sr.shape[2] > PIXELS_AT_ONCE:
         value = _score_in_strips(inner, sr, hr)
     else:
-        value = _mean_of_crops(critic, sr, hr, boxes)
+        with torch.no_grad():
+            scores = score_boxes(critic, sr, hr, boxes)
+        value = sum(scores) / len(scores)
     if not math.isfinite(value):
         raise NonFiniteError(f"{name}: the score is {value}; the weights or the image are damaged.")
     return value
@@ -145,17 +150,10 @@ def score_whole_image(critic: Critic | FrozenLike, sr: Tensor, hr: Tensor, name:
 def map_whole_image(critic: Critic, sr: Tensor, hr: Tensor, name: str) -> Tensor:
     """:meth:`Critic.score_map` of the whole image if the critic takes its size, else of crops that cover the image.
 
-    Args:
-        critic: a critic in eval mode.
-        sr: as in :func:`score_whole_image`.
-        hr: as in :func:`score_whole_image`.
-        name: name of the image, for messages.
+    Arguments and errors are those of :func:`score_whole_image`; a metric without gradient is an InputError too.
 
     Returns:
         (H, W); the mean of the maps where crops overlap.
-
-    Raises:
-        InputError: as :func:`score_whole_image`, or a metric without gradient.
     """
     total, number = (torch.zeros(sr.shape[1:], device=sr.device) for _ in range(2))
     for y, x, h, w in tile_boxes(critic.input_size, sr.shape[1], sr.shape[2], critic.card.name, name):
@@ -165,30 +163,22 @@ def map_whole_image(critic: Critic, sr: Tensor, hr: Tensor, name: str) -> Tensor
     return total / number
 
 
-def _mean_of_crops(
-    critic: Critic | FrozenLike, sr: Tensor, hr: Tensor, boxes: Sequence[tuple[int, int, int, int]]
-) -> float:
-    scores = []
-    with torch.no_grad():
-        for start in range(0, len(boxes), CROPS_AT_ONCE):
-            batch = boxes[start : start + CROPS_AT_ONCE]
-            crops = (torch.stack([image[:, y : y + h, x : x + w] for y, x, h, w in batch]) for image in (sr, hr))
-            scores.append(critic.score(*map(unit_range, crops)).double().cpu())
-    return float(torch.cat(scores).mean())
+def score_boxes(
+    critic: Critic | FrozenLike, sr: Tensor, hr: Tensor, boxes: Sequence[Box], at_once: int = CROPS_AT_ONCE
+) -> list[float]:
+    """Score of each box of two images (3, H, W), RGB in [0, 1] or uint8; ``at_once`` limits the memory."""
+    scores: list[float] = []
+    for start in range(0, len(boxes), at_once):
+        batch = boxes[start : start + at_once]
+        crops = (torch.stack([image[:, y : y + h, x : x + w] for y, x, h, w in batch]) for image in (sr, hr))
+        scores += critic.score(*map(unit_range, crops)).double().cpu().tolist()
+    return scores
 
 
-def tile_boxes(rule: SizeRule, height: int, width: int, critic: str, name: str) -> list[tuple[int, int, int, int]]:
-    """Evenly spaced boxes of an allowed size that cover the image, as few as possible.
+def tile_boxes(rule: SizeRule, height: int, width: int, critic: str, name: str) -> list[Box]:
+    """Evenly spaced boxes of an allowed size that cover the image, as few as possible; one if it is taken as a whole.
 
-    Args:
-        rule: sizes that the critic takes.
-        height: image height.
-        width: image width.
-        critic: name of the critic, for the message.
-        name: name of the image, for the message.
-
-    Returns:
-        (top, left, height, width) of each box; one box if the critic takes the whole image.
+    ``critic`` is the name of the critic and ``name`` that of the image, for the message.
 
     Raises:
         InputError: the image is smaller than the critic's input.

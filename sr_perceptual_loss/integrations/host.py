@@ -38,14 +38,7 @@ from sr_perceptual_loss.losses.critic_loss import CriticLoss, EfficientPBANLoss,
 from sr_perceptual_loss.losses.ratio_loss import SSIMPerceptualRatioLoss
 from sr_perceptual_loss.losses.ssim_loss import SSIMLoss
 
-__all__ = [
-    "HostLoss",
-    "IterationMixin",
-    "let_others_in",
-    "loss_classes",
-    "register_under",
-    "run_script",
-]
+__all__ = ["HostLoss", "IterationMixin", "let_others_in", "loss_classes", "register_under", "run_script"]
 
 logger = logging.getLogger("sr_perceptual_loss")
 
@@ -173,23 +166,15 @@ class IterationMixin:
         """Put the mean score of the batch into the host's log."""
         self.log_dict[f"score_{name}"] = score
 
-    def set_iteration(self, iteration: int) -> None:
-        """Give all our losses the number of the coming optimizer step; their scores are 0 until they are called."""
-        for loss in self.host_losses().values():
-            loss.step(iteration)
-
-    def log_scores(self) -> None:
-        """Log the scores of the last calls; a device sync per loss."""
-        for name, loss in self.host_losses().items():
-            if "score" in loss.terms:
-                self.log_score(name, float(loss.terms["score"]))
-
     @contextlib.contextmanager
     def at_iteration(self, iteration: int) -> Iterator[None]:
-        """Around a step of the host: :meth:`set_iteration` before it, :meth:`log_scores` after it."""
-        self.set_iteration(iteration)
+        """Around step ``iteration`` of the host: tell our losses the number before it, log their scores after it."""
+        for loss in self.host_losses().values():
+            loss.step(iteration)
         yield
-        self.log_scores()
+        for name, loss in self.host_losses().items():
+            if "score" in loss.terms:
+                self.log_score(name, float(loss.terms["score"]))  # a device sync
 
     def optimize_parameters(self, current_iter: int, *others: Any) -> Any:
         """One step of the host, and what it returns."""
@@ -200,13 +185,8 @@ class IterationMixin:
 def loss_classes(base: type[HostLoss]) -> dict[str, type[HostLoss]]:
     """Classes for a host's registry: our losses under their names, and ``<critic>Loss`` for every critic.
 
-    The second kind gives each critic a log name of its own in hosts that make the log name from the type.
-
-    Args:
-        base: the host's subclass of :class:`HostLoss`.
-
-    Returns:
-        Name -> class.
+    The second kind gives each critic a log name of its own in hosts that make the log name from the type. ``base`` is
+    the host's subclass of :class:`HostLoss`.
     """
     kinds: list[tuple[str, type[PairLoss], dict[str, Any]]] = [(cls.__name__, cls, {}) for cls in LOSSES]
     kinds += [(f"{critic}Loss", CriticLoss, {"critic": critic}) for critic in list_critics()]
@@ -222,11 +202,8 @@ def register_under(registry: Any, parts: Mapping[str, Any], put: Callable[..., o
 
     A name that is taken stays as it is: ours becomes ``SRPL<name>``, with a warning.
 
-    Args:
-        registry: the host's registry, with ``in`` and ``get``.
-        parts: name -> class or function.
-        put: ``put(name, part)`` registers a part, such as ``registry.__setitem__`` of a dict; by default
-            ``registry.register(part)``, which takes the name from ``part.__name__``.
+    The registry has ``in`` and ``get``. ``put(name, part)`` registers a part, such as ``registry.__setitem__`` of a
+    dict; by default ``registry.register(part)``, which takes the name from ``part.__name__``.
 
     Returns:
         The names under which they are registered.

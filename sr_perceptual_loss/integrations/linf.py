@@ -108,17 +108,10 @@ class LINFPerceptual(nn.Module):
         return rgb.clamp(0, 1) if self.clamp else rgb
 
     def sample(self, model: nn.Module, inp: Tensor, feat: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        """One RGB sample, as LINF's VGG term makes it.
+        """One RGB sample (N, 3, H, W) in [0, 1], as LINF's VGG term makes it.
 
-        Args:
-            model: LINF or a network with its interface, ``model("query_rgb", inp=..., feat=..., coord=..., cell=...,
-                temperature=...)``.
-            inp: (N, 3, h, w) LR in LINF's range.
-            feat: result of ``model("gen_feat", inp=inp)``.
-            batch: what the wrapper gave: ``coord``, ``cell``; with patches ``interpolate_coord`` as well.
-
-        Returns:
-            (N, 3, H, W) in [0, 1].
+        ``inp`` is the LR batch (N, 3, h, w) in LINF's range, and ``feat`` the result of ``model("gen_feat", inp=inp)``.
+        ``batch`` is what the wrapper gave: ``coord``, ``cell``; with patches ``interpolate_coord`` as well.
         """
         pixels = "interpolate_coord" if self.patch else "coord"
         if pixels not in batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
@@ -144,8 +145,6 @@ class PairLoss(nn.Module, ABC):
         Both images are validated and at least float32, ``hr`` has no graph, autocast is off.
         """
 
-    # In a compiled training step a loss is one graph break: hooks and private generators cannot be traced.
-    @torch.compiler.disable
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """The loss of a batch.
 
@@ -160,6 +159,14 @@ class PairLoss(nn.Module, ABC):
             InputError: the pair does not match this description.
             NonFiniteError: NaN or infinity, here or in the backward pass.
         """
+        # In a compiled training step a loss is one graph break: hooks and private generators cannot be traced.
+        if "torch._dynamo" in sys.modules:
+            from sr_perceptual_loss.losses.eager import eagerly
+
+            return eagerly(self._check_and_evaluate, sr, hr)
+        return self._check_and_evaluate(sr, hr)
+
+    def _check_and_evaluate(self, sr: Tensor, hr: Tensor) -> Tensor:
         check_pair(sr, hr)
         self._range_check(sr, hr)
         if hr.requires_grad and not sr.requires_grad and torch.is_grad_enabled():

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sr_perceptual_loss.checks import as_float, check_choice
-from sr_perceptual_loss.critics.base import Critic, CriticCard
+from sr_perceptual_loss.critics.base import Critic
+from sr_perceptual_loss.critics.card import CriticCard
 from sr_perceptual_loss.critics.external import ExternalCritic, external, is_external
 from sr_perceptual_loss.critics.registry import get_card, list_critics
 from sr_perceptual_loss.errors import InputError

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sr_perceptual_loss.critics.maps import display_limit
 from sr_perceptual_loss.errors import InputError, InstallError
 
 try:
@@ -50,9 +51,8 @@ def plot_map(
     large = [figure.add_subplot(grid[0, 2 * k : 2 * k + 2]) for k in range(3)]
     pixels, reference = (image.detach().cpu().clamp(0, 1).permute(1, 2, 0).numpy() for image in (sr, hr))
     lost = lost.detach().float().cpu()
-    top = float(lost.flatten().kthvalue(max(1, int(0.995 * lost.numel()))).values) or float(lost.max()) or 1.0
     large[2].imshow(pixels.mean(2), cmap="gray", vmin=0, vmax=1)
-    shade = large[2].imshow(lost.numpy(), cmap="inferno", vmin=0, vmax=top, alpha=0.75)
+    shade = large[2].imshow(lost.numpy(), cmap="inferno", vmin=0, vmax=display_limit(lost), alpha=0.75)
     figure.colorbar(shade, ax=large[2], extend="max", label=label, fraction=0.046)
     for axes, image, name in zip(large, (pixels, reference, None), ("SR", "HR", "where quality is lost"), strict=True):
         if image is not None:

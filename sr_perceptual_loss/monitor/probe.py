@@ -25,31 +25,18 @@ ZERO = 1e-12
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """Measurements on a few batches.
+    """Measurements on a few batches, by name of the loss."""
 
-    Attributes:
-        names: the losses, in the order given.
-        values: median loss value by name.
-        norms: median gradient norm at the SR output by name (per image, averaged over the batch).
-        spread: largest over smallest norm of the batches, by name; 1 means that all batches gave the same norm.
-        cosines: mean cosine between the gradients of two losses, by (name, name).
-        shares: wanted shares of the total norm of the losses whose weights may change, summing to 1.
-        factors: factor on the weight of each loss; 1 where the weight stays, None for a loss without a gradient.
-        reference: the loss whose weight stays.
-        batches: number of batches.
-        weights: current weights of the losses whose weight is known.
-    """
-
-    names: tuple[str, ...]
-    values: Mapping[str, float]
-    norms: Mapping[str, float]
-    spread: Mapping[str, float]
-    cosines: Mapping[tuple[str, str], float]
-    shares: Mapping[str, float]
-    factors: Mapping[str, float | None]
-    reference: str
-    batches: int
-    weights: Mapping[str, float] = field(default_factory=dict)
+    names: tuple[str, ...]  # the losses, in the order given
+    values: Mapping[str, float]  # median loss value
+    norms: Mapping[str, float]  # median gradient norm at the SR output (per image, averaged over the batch)
+    spread: Mapping[str, float]  # largest over smallest norm of the batches; 1 means that all gave the same norm
+    cosines: Mapping[tuple[str, str], float]  # mean cosine between the gradients of two losses, by (name, name)
+    shares: Mapping[str, float]  # wanted shares of the total norm of the losses whose weights may change; sum 1
+    factors: Mapping[str, float | None]  # on the weight; 1 where it stays, None for a loss without a gradient
+    reference: str  # the loss whose weight stays
+    batches: int  # number of batches
+    weights: Mapping[str, float] = field(default_factory=dict)  # current weights, where they are known
 
     def as_dict(self) -> dict[str, object]:
         """Plain values, for JSON; ``weight_proposed`` is weight times factor, if the weight is known."""

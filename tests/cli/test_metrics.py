@@ -159,6 +159,23 @@ def test_rows_are_on_disk_before_the_next_image(run, folders, measured, tmp_path
     assert [row["image"] for row in rows_of(out)] == ["a_x4.png", "b_x4.png", "c_x4.png", "mean"]
 
 
+def test_workers_write_the_same_bytes(run, folders, tmp_path):
+    """Up to a damaged image, with the same message; one process continues."""
+    arguments = (*folders, "--critic", "haarpsi", "--json")
+    whole, out = tmp_path / "m.csv", tmp_path / "w.csv"
+    image = folders[0] / "c_x4.png"
+    good = image.read_bytes()
+    expected = run(*arguments, "--out", whole)
+    image.write_bytes(b"no image")
+    broken = run(*arguments, "--workers", 2, "--out", out)
+    assert broken.exit_code == 2 and broken.stderr == run(*arguments).stderr
+    assert out.read_bytes() == b"".join(whole.read_bytes().splitlines(keepends=True)[:3])
+    image.write_bytes(good)
+    result = run(*arguments, "--out", out)
+    assert result.exit_code == 0 and "2 of 3 rows taken from" in result.stderr
+    assert out.read_bytes() == whole.read_bytes() and result.stdout == expected.stdout
+
+
 def test_replaced_images_are_measured_again_and_removed_ones_forgotten(run, folders, measured, picture, tmp_path):
     out = tmp_path / "m.csv"
     run(*folders, "--out", out)

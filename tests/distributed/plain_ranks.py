@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sr_perceptual_loss import CriticLoss, SSIMPerceptualRatioLoss
-from sr_perceptual_loss.critics.base import Critic, CriticCard, SizeRule
+from sr_perceptual_loss.critics.base import Critic
+from sr_perceptual_loss.critics.card import CriticCard, SizeRule
 from sr_perceptual_loss.errors import NonFiniteError
 from sr_perceptual_loss.losses.balance import GradNormBalancer
 from sr_perceptual_loss.weights import store

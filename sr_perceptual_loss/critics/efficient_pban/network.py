@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 from sr_perceptual_loss.checks import as_float, as_int, check_choice
-from sr_perceptual_loss.critics.base import IMAGENET, Constants, Critic, CriticCard, SizeRule, TargetFeatures, normalise
+from sr_perceptual_loss.critics.base import IMAGENET, Constants, Critic, TargetFeatures, normalise
+from sr_perceptual_loss.critics.card import CriticCard, SizeRule
 from sr_perceptual_loss.critics.registry import register_critic
 from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.ops.backbones import init_convolutions, residual_stage

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
 from sr_perceptual_loss.checks import as_int, check_choice
-from sr_perceptual_loss.critics.base import IMAGENET, Constants, Critic, CriticCard, SizeRule, TargetFeatures, normalise
+from sr_perceptual_loss.critics.base import IMAGENET, Constants, Critic, TargetFeatures, normalise
+from sr_perceptual_loss.critics.card import CriticCard, SizeRule
 from sr_perceptual_loss.critics.registry import register_critic
 from sr_perceptual_loss.errors import InputError
 from sr_perceptual_loss.ops.backbones import CLASSES, block_maps, init_convolutions, make_vit, residual_stage
@@ -38,10 +39,7 @@ KERNEL = 3
 CNN_STRIDE = 4
 
 #: (mean, standard deviation) for both backbones: of the published code, and of its widespread port.
-NORMALISATIONS: Mapping[str, Constants] = {
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "imagenet": IMAGENET,
-}
+NORMALISATIONS: Mapping[str, Constants] = {"half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), "imagenet": IMAGENET}
 
 
 class ResNet(nn.Module):

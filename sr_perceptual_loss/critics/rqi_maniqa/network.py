@@ -22,7 +22,8 @@ from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
 from sr_perceptual_loss.checks import as_float, as_int
-from sr_perceptual_loss.critics.base import Critic, CriticCard, SizeRule, TargetFeatures, normalise
+from sr_perceptual_loss.critics.base import Critic, TargetFeatures, normalise
+from sr_perceptual_loss.critics.card import CriticCard, SizeRule
 from sr_perceptual_loss.critics.registry import register_critic
 from sr_perceptual_loss.errors import InputError, WeightsError
 from sr_perceptual_loss.ops.backbones import block_maps, make_vit

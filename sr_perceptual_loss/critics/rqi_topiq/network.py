@@ -22,7 +22,8 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
 from sr_perceptual_loss.checks import as_float, as_int, check_choice
-from sr_perceptual_loss.critics.base import IMAGENET, Critic, CriticCard, SizeRule, TargetFeatures, normalise
+from sr_perceptual_loss.critics.base import IMAGENET, Critic, TargetFeatures, normalise
+from sr_perceptual_loss.critics.card import CriticCard, SizeRule
 from sr_perceptual_loss.critics.registry import register_critic
 from sr_perceptual_loss.errors import InputError
 

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from sr_perceptual_loss.checks import as_float, as_int, check_choice
 from sr_perceptual_loss.critics import haarpsi
-from sr_perceptual_loss.critics.base import CriticCard, SizeRule, TargetFeatures
+from sr_perceptual_loss.critics.base import TargetFeatures
+from sr_perceptual_loss.critics.card import CriticCard, SizeRule
 from sr_perceptual_loss.critics.maps import with_mean
 from sr_perceptual_loss.critics.registry import register_critic
 from sr_perceptual_loss.critics.texture_stats.bands import Bands, pyramid

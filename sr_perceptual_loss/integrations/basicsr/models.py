@@ -236,22 +236,14 @@ class PerceptualMixin(RecordingMixin):
 
 
 def perceptual(base: type, name: str | None = None) -> type:
-    """Our mixin over a model class derived from BasicSR's SRModel, registered as ``Perceptual<base>``.
+    """Our mixin over a model class derived from BasicSR's SRModel, registered as ``Perceptual<base>`` or ``name``.
 
-    Args:
-        base: model class, for instance ``MODEL_REGISTRY.get("CAModel")`` of a project.
-        name: registry name; ``Perceptual`` + the name of ``base`` by default.
-
-    Returns:
-        The class; the registered one if there is one of this name.
+    A class that is registered under this name already is returned as it is.
     """
     name = name or f"Perceptual{base.__name__}"
     if name in MODEL_REGISTRY:
         return MODEL_REGISTRY.get(name)
-    members = {
-        "__doc__": f"{base.__name__} with the list `train.losses`; see PerceptualMixin.",
-        "__module__": __name__,
-    }
+    members = {"__doc__": f"{base.__name__} with the list `train.losses`; see PerceptualMixin.", "__module__": __name__}
     model = type(name, (PerceptualMixin, base), members)
     MODEL_REGISTRY.register(model)
     return model

@@ -25,7 +25,6 @@ from sr_perceptual_loss.monitor.probe import PairFunction, ProbeReport, probe
 
 __all__ = ["losses_of", "probe_model", "probe_yaml"]
 
-
 #: Slot in the YAML -> name in the log.
 SLOTS = {"pixel_opt": "pix", "perceptual_opt": "percep", "gan_opt": "gan"}
 
@@ -132,8 +131,8 @@ def probe_yaml(
         path: BasicSR option file.
         batches: number of training batches.
         iteration: the global iteration for schedules; by default the last one, when ramps have ended.
-        shares: see :func:`probe`.
-        reference: see :func:`probe`.
+        shares: as in :func:`probe_model`.
+        reference: as in :func:`probe_model`.
 
     Raises:
         InputError: the file names no training data, or too few images for one batch.

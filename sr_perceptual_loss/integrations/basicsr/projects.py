@@ -93,17 +93,15 @@ class Draws:
                 yield item
 
 
-class AddedTerm(torch.autograd.Function):
-    """The SR output as it is; when its gradient comes back, a term gets the gradient 1, as if added to the losses."""
+class _AddedTerm(torch.autograd.Function):
+    """The SR output as it is. In the backward pass the term gets the gradient 1, as if it were added to the losses."""
 
     @staticmethod
     def forward(ctx: Any, output: Tensor, term: Tensor) -> Tensor:
-        """The output."""
         return output.view_as(output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient of the output, and 1 for the term."""
         return gradients[0], gradients[0].new_ones(())
 
 
@@ -124,7 +122,7 @@ class CAMixerGANModel(CAMixerCompat, SRGANModel):
         if not isinstance(result, tuple):  # in evaluation
             return result
         output, self._ratio = result
-        return AddedTerm.apply(output, self._ratio)
+        return _AddedTerm.apply(output, self._ratio)
 
     def reduce_loss_dict(self, loss_dict: Mapping[str, Tensor]) -> Any:
         """BasicSR's, with the routing term."""

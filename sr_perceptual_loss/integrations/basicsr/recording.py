@@ -1,8 +1,9 @@
-"""What a run leaves behind to look at, on rank 0: ``metrics.jsonl``, ``validation_images/`` and TensorBoard values.
+"""The record of a run, written on rank 0: ``metrics.jsonl``, ``validation_images/`` and TensorBoard values.
 
 ``metrics.jsonl`` in the folder of the experiment has one JSON object per line, with the time in seconds:
 
-* ``{"start": iteration, ...}`` by each process. What stands before it of later iterations was undone by a resume.
+* ``{"start": iteration, ...}`` by each process. Lines above it with later iterations no longer count: the run was
+  resumed from an older state.
 * ``{"iter": ..., "values": {name: number or null}}`` whenever BasicSR logs, at each check of the guard, and at each
   validation. Names are those of TensorBoard under ``srpl basicsr``.
 * ``{"iter": ..., "alarm": text}`` and ``{"iter": ..., "stopped": text}``.
@@ -30,6 +31,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor, nn
 
 from sr_perceptual_loss import __version__
+from sr_perceptual_loss.critics.maps import display_limit
 from sr_perceptual_loss.critics.whole_image import map_whole_image
 from sr_perceptual_loss.errors import InputError, WeightsError
 from sr_perceptual_loss.integrations.basicsr.losses import LossList, named_losses
@@ -55,8 +57,8 @@ def describe_losses(model: Any) -> dict[str, str]:
         ours = loss.loss if isinstance(loss, HostLoss) else loss
         weights = [f"{key}={value}" for key, value in vars(loss).items() if key in ("loss_weight", "perceptual_weight")]
         line = repr(ours) if isinstance(ours, PairLoss) else f"{type(loss).__name__}({', '.join(weights)})"
-        schedule = f", {schedules[name]}" if name in schedules and ours is loss else ""  # ours name their own
-        lines[name] = f"{line}{schedule}"
+        # A loss of ours names its schedule itself.
+        lines[name] = f"{line}, {schedules[name]}" if name in schedules and ours is loss else line
     return lines
 
 
@@ -76,7 +78,7 @@ class RecordingMixin:
     loss_list: LossList | None
 
     _begun = _failed = False
-    _guard_board: Any = None
+    _guard_writer: Any = None
     #: During a validation, what is kept of its first images, by name; and the name of the one at hand.
     _seen: dict[str, dict[str, Tensor]] | None = None
     _image_name = ""
@@ -138,17 +140,18 @@ class RecordingMixin:
         guard = None if self.loss_list is None else self.loss_list.guard
         if guard is None or guard.last_check != current_iter or self.opt.get("rank", 0) != 0:
             return
-        values = ", ".join(f"{name}: {value:.4g}" for name, value in guard.values.items())
-        get_root_logger().info(f"guard, iteration {current_iter}: {values or 'skipped, values are not finite'}")
-        self.record(current_iter, values={f"guard/{key}": value for key, value in guard.values.items()})
+        text = ", ".join(f"{name}: {value:.4g}" for name, value in guard.values.items())
+        get_root_logger().info(f"guard, iteration {current_iter}: {text or 'skipped, values are not finite'}")
+        values = {f"guard/{name}": value for name, value in guard.values.items()}
+        self.record(current_iter, values=values)
         root, name = self.opt.get("root_path"), self.opt["name"]
         if root is None or "debug" in name or not (self.opt.get("logger") or {}).get("use_tb_logger"):
             return
-        if self._guard_board is None:
-            self._guard_board = init_tb_logger(log_dir=str(Path(root) / "tb_logger" / name / "guard"))
-        for key, value in guard.values.items():
-            self._guard_board.add_scalar(f"guard/{key}", value, current_iter)
-        self._guard_board.flush()
+        if self._guard_writer is None:
+            self._guard_writer = init_tb_logger(log_dir=str(Path(root) / "tb_logger" / name / "guard"))
+        for key, value in values.items():
+            self._guard_writer.add_scalar(key, value, current_iter)
+        self._guard_writer.flush()
 
     def _log_validation_metric_values(self, current_iter: int, dataset_name: str, tb_logger: Any) -> None:
         super()._log_validation_metric_values(current_iter, dataset_name, tb_logger)  # type: ignore[misc]
@@ -161,13 +164,13 @@ class RecordingMixin:
         return min(current_iter, int(self.opt["train"].get("total_iter") or current_iter))
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
-        """BasicSR's own."""
+        """BasicSR's own; the name of the image is kept."""
         super().feed_data(data)  # type: ignore[misc]
         if self._seen is not None:
             self._image_name = Path((data.get("lq_path") or ["image"])[0]).stem
 
     def get_current_visuals(self) -> dict[str, Tensor]:
-        """BasicSR's own."""
+        """BasicSR's own; the centres of the first images of a validation are kept."""
         visuals: dict[str, Tensor] = super().get_current_visuals()  # type: ignore[misc]
         if self._seen is not None and self._image_name not in self._seen and len(self._seen) < IMAGES:
             self._seen[self._image_name] = _centre(visuals)
@@ -185,52 +188,49 @@ class RecordingMixin:
             self._keep(str(dataloader.dataset.opt["name"]), name, self._iteration(current_iter), images, tb_logger)
 
     def _keep(self, dataset: str, name: str, iteration: int, images: dict[str, Tensor], tb_logger: Any) -> None:
-        """The files of one validation image, and a row of them in TensorBoard."""
+        """Write the files of one validation image, and a row of them in TensorBoard."""
         if self._folder is None:
             return
         folder = self._folder / "validation_images" / _file_name(dataset) / _file_name(name)
         try:
             first = [path for path in folder.glob("before_*.png") if int(path.stem.partition("_")[2]) <= iteration]
             before = _read(first[0]) if first else images["now"]
-            found = self._map(images, name)
-            for kind, image in {"before": before, **images, **({} if found is None else {"map": found[0]})}.items():
-                if kind == "before" and first:
-                    continue
+            lost, texts = self._map(images, name)
+            row = {"lr": images["lr"], "before": before, "now": images["now"], "gt": images.get("gt"), "map": lost}
+            shown = {kind: image for kind, image in row.items() if image is not None}
+            for kind in (kind for kind in shown if kind != "before" or not first):
                 path = folder / (f"{kind}.png" if kind in ("lr", "gt") else f"{kind}_{iteration}.png")
-                _write(path, image, found[1] if found and kind == "map" else {})
+                _write(path, shown[kind], texts if kind == "map" else {})
                 for old in {*folder.glob(f"{kind}_*.png")} - {path}:
                     old.unlink()
         except (OSError, WeightsError) as error:
             self._recording_failed(error)
             return
         if tb_logger:
-            row = {"LR": images["lr"], "before": before, "now": images["now"], "GT": images.get("gt")}
-            shown = {kind: image for kind, image in (row | {"map": found and found[0]}).items() if image is not None}
             size = images["now"].shape[1:]
             same = [nn.functional.interpolate(x[None], size)[0].expand(3, -1, -1) for x in shown.values()]
-            tb_logger.add_image(f"{dataset}/{name}: {', '.join(shown)}", torch.cat(same, 2), iteration)
+            kinds = ", ".join(kind.upper() if kind in ("lr", "gt") else kind for kind in shown)
+            tb_logger.add_image(f"{dataset}/{name}: {kinds}", torch.cat(same, 2), iteration)
 
-    def _map(self, images: Mapping[str, Tensor], name: str) -> tuple[Tensor, dict[str, str]] | None:
-        """Where the first critic of the list sees a loss of quality, (1, H, W) in [0, 1], and what 1 means."""
+    def _map(self, images: Mapping[str, Tensor], name: str) -> tuple[Tensor | None, dict[str, str]]:
+        """Map of the first critic of the list, (1, H, W) in [0, 1], or None; and its name with the value of a 1."""
         losses = {} if self.loss_list is None else self.loss_list.pair_losses
         critics = [critic for loss in losses.values() if (critic := getattr(loss, "critic", None)) is not None]
         if not critics or "gt" not in images:
-            return None
+            return None, {}
         try:
             sr, hr = (images[kind].to(self.device) for kind in ("now", "gt"))
             lost = map_whole_image(critics[0], sr, hr, name).float().cpu()
         except (InputError, RuntimeError) as error:  # a size that the critic does not take, or no memory left
             get_root_logger().warning(f"No map of {name}: {str(error).splitlines()[0]}")
-            return None
-        # One bright pixel must not make the rest dark.
-        top = float(lost.flatten().kthvalue(max(1, int(0.995 * lost.numel()))).values) or float(lost.max()) or 1.0
+            return None, {}
+        top = display_limit(lost)
         return (lost / top).clamp(max=1)[None], {"critic": critics[0].card.name, "top": f"{top:.4g}"}
 
 
 def _tag(key: str) -> str:
     """``score_haarpsi`` -> ``scores/haarpsi``; names without a group stay."""
-    prefix = next((prefix for prefix in GROUPS if key.startswith(prefix)), "")
-    return key.replace(prefix, GROUPS[prefix], 1) if prefix else key
+    return next((group + key[len(prefix) :] for prefix, group in GROUPS.items() if key.startswith(prefix)), key)
 
 
 def group_tags(stock: Callable[..., Any]) -> Callable[..., Any]:
@@ -252,19 +252,17 @@ def _file_name(text: str) -> str:
 
 def _centre(visuals: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same region of all images, at most ``SIDE`` pixels of the SR image, (C, H, W) in [0, 1]."""
-    scales = [visuals["result"].shape[axis] / visuals["lq"].shape[axis] for axis in (2, 3)]
-    result = {}
-    for kind, key in (("lr", "lq"), ("now", "result"), ("gt", "gt")):
-        # A ground truth of another size cannot be cut alike.
-        if (image := visuals.get(key)) is not None and (kind != "gt" or image.shape == visuals["result"].shape):
-            image = image[0]
-            for axis, scale in enumerate(scales, 1):
-                length = visuals["lq"].shape[axis + 1]
-                kept = min(length, max(1, int(SIDE / scale)))
-                start, factor = (length - kept) // 2, 1.0 if kind == "lr" else scale
-                image = image.narrow(axis, round(start * factor), round(kept * factor))
-            result[kind] = image.float().clamp(0, 1).clone()
-    return result
+    lr, sr, gt = visuals["lq"][0], visuals["result"][0], visuals.get("gt")
+    images = {"lr": lr, "now": sr}
+    if gt is not None and gt[0].shape == sr.shape:  # a ground truth of another size cannot be cut alike
+        images["gt"] = gt[0]
+    for axis in (1, 2):
+        length, scale = lr.shape[axis], sr.shape[axis] / lr.shape[axis]
+        kept = min(length, max(1, int(SIDE / scale)))
+        for kind, image in images.items():
+            factor = 1.0 if kind == "lr" else scale
+            images[kind] = image.narrow(axis, round((length - kept) // 2 * factor), round(kept * factor))
+    return {kind: image.float().clamp(0, 1).clone() for kind, image in images.items()}
 
 
 def _read(path: Path) -> Tensor:

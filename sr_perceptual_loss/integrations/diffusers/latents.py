@@ -26,11 +26,7 @@ _checkpoint = partial(torch_checkpoint, use_reentrant=False)
 
 
 def predict_x0(
-    prediction: Tensor,
-    noisy: Tensor,
-    timesteps: Tensor,
-    alphas_cumprod: Tensor,
-    prediction_type: str = "epsilon",
+    prediction: Tensor, noisy: Tensor, timesteps: Tensor, alphas_cumprod: Tensor, prediction_type: str = "epsilon"
 ) -> Tensor:
     """Clean latents, with a = alphas_cumprod[t], in float32 or wider whatever precision the network runs in.
 
@@ -79,13 +75,7 @@ def predict_x0(
 def error_gain(alphas_cumprod: Tensor, timesteps: Tensor, prediction_type: str = "epsilon") -> Tensor:
     """Factor from an error of the prediction to an error of x0: sqrt((1-a)/a) for noise, sqrt(1-a) for v, else 1.
 
-    Args:
-        alphas_cumprod: the scheduler's, (T,).
-        timesteps: (N,), whole numbers.
-        prediction_type: ``epsilon``, ``v_prediction`` or ``sample``.
-
-    Returns:
-        (N,) float64 on the CPU; infinite for noise at a = 0.
+    The arguments are those of :func:`predict_x0`. The result is (N,), float64 on the CPU; infinite for noise at a = 0.
     """
     kind = check_choice("prediction_type", prediction_type, PREDICTION_TYPES)
     alphas = _alphas_at(alphas_cumprod, whole_timesteps(timesteps, None))
@@ -155,13 +145,8 @@ def to_unit_range(images: Tensor, overshoot: str = "keep") -> Tensor:
     A clamp has no gradient where it acts, so overshoot of the VAE could never come back. The critics accept overshoot,
     so nothing is clamped by default.
 
-    Args:
-        images: (N, 3, H, W), about [-1, 1].
-        overshoot: ``keep``, or ``inward``: values are clamped to [0, 1] for the critic, and at clamped pixels only
-            gradients that lead back inside pass.
-
-    Returns:
-        (N, 3, H, W), about [0, 1]; exactly within for ``inward``.
+    ``overshoot`` is ``keep``, or ``inward``: values are clamped to [0, 1] for the critic, and at clamped pixels only
+    gradients that lead back inside pass.
     """
     unit = images.to(torch.promote_types(images.dtype, torch.float32)) * 0.5 + 0.5
     if check_choice("overshoot", overshoot, OVERSHOOTS) == "keep":

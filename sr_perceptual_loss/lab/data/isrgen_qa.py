@@ -16,10 +16,7 @@ __all__ = ["CARD", "read"]
 
 CARD = DatasetCard(
     name="isrgen_qa",
-    citation="VQualA 2025 Challenge on Image Super-Resolution Generated Content Quality Assessment. arXiv 2509.06413",
-    scale="1 to 5, higher is better",
     score_range=(1.0, 5.0),
-    licence="none stated",
     url="https://github.com/Lighting-YXLI/ISRGen-QA (references: DIV2K validation images 0801.png to 0900.png)",
     layout="train.txt, val.txt, test.txt; the SR images in SR/ and the references in HR/ (or DIV2K_valid_HR/)",
 )

@@ -1,6 +1,10 @@
 """KADID-10k, TID2013, PIPAL and QADS: one reader and a table of their layouts.
 
 In these sets the name of a distorted image tells its reference and its type of distortion.
+
+Sources: KADID-10k: Lin et al., QoMEX 2019 (higher is better, although the column is called dmos). TID2013:
+Ponomarenko et al., Signal Processing: Image Communication 30, 2015. PIPAL: Gu et al., ECCV 2020. QADS: Zhou et al.,
+IEEE TIP 28, 2019.
 """
 
 from __future__ import annotations
@@ -102,10 +106,7 @@ def _entries(layout: Layout, reader: Reader, labels: Path | None) -> Iterator[tu
 KADID10K = Layout(
     card=DatasetCard(
         name="kadid10k",
-        citation="Lin, Hosu, Saupe: KADID-10k: A large-scale artificially distorted IQA database. QoMEX 2019",
-        scale="1 to 5, higher is better, although the column is called dmos",
         score_range=(1.0, 5.0),
-        licence="not stated with the labels; photographs under the Pixabay licence",
         url="http://database.mmsp-kn.de/kadid-10k-database.html",
         layout="images/ and dmos.csv (header dist_img,ref_img,dmos,var)",
     ),
@@ -129,11 +130,7 @@ KADID10K = Layout(
 TID2013 = Layout(
     card=DatasetCard(
         name="tid2013",
-        citation="Ponomarenko et al.: Image database TID2013: Peculiarities, results and perspectives. Signal "
-        "Processing: Image Communication 30, 2015",
-        scale="0 to 9, higher is better",
         score_range=(0.0, 9.0),
-        licence="not verified",
         url="https://www.ponomarenko.info/tid2013.htm",
         layout="reference_images/, distorted_images/ and mos_with_names.txt (lines 'MOS name')",
     ),
@@ -159,11 +156,7 @@ TID2013 = Layout(
 PIPAL = Layout(
     card=DatasetCard(
         name="pipal",
-        citation="Gu et al.: PIPAL: a Large-Scale Image Quality Assessment Dataset for Perceptual Image Restoration. "
-        "ECCV 2020",
-        scale="Elo, about 917 to 1836 in the training labels, higher is better",
         score_range=None,
-        licence="none stated",
         url="https://github.com/HaomingCai/PIPAL-dataset",
         layout="Train_Ref/ (or Reference_train/), Distortion_1/ to Distortion_4/ and Train_Label/ (or "
         "MOS_Scores_train/)",
@@ -184,11 +177,7 @@ PIPAL = Layout(
 QADS = Layout(
     card=DatasetCard(
         name="qads",
-        citation="Zhou, Wang, Chen: Visual Quality Assessment for Super-Resolved Images: Database and Method. IEEE TIP "
-        "28, 2019",
-        scale="about 0 to 1, higher is better (as third-party readers take it; the ends are not documented)",
         score_range=None,
-        licence="not verified",
         url="http://www.vista.ac.cn/super-resolution/",
         layout="source_images/, super-resolved_images/ (flat, or with sub-folders imgNN/) and mos_with_names.txt "
         "(lines 'MOS name')",

@@ -18,11 +18,7 @@ __all__ = ["CARD", "PARTS", "read"]
 
 CARD = DatasetCard(
     name="pieapp",
-    citation="Prashnani et al.: PieAPP: Perceptual Image-Error Assessment through Pairwise Preference. CVPR 2018",
-    scale="votes: share of people who prefer A, 0 to 1; test images: 0 for the reference, higher is worse in the files "
-    "and negated by the reader, so that higher is better",
     score_range=None,
-    licence="non-commercial, educational",
     url="https://github.com/prashnani/PerceptualImageError",
     layout="reference_images/<part>/, distorted_images/<part>/ref_N/, labels/<part>/ and <part>_reference_list.txt, "
     "for the parts train, val and test",

@@ -19,13 +19,10 @@ __all__ = ["DatasetCard", "ImageFolder", "Reader"]
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """What a user should know about a data set."""
+    """What a reader needs to know about a data set."""
 
     name: str  # registry name
-    citation: str  # paper
-    scale: str  # scale and direction of the published scores, and what the reader does with them
     score_range: tuple[float, float] | None  # documented lowest and highest score; None where the scale is open
-    licence: str  # terms as far as known
     url: str  # where to get it
     layout: str  # files and folders expected under the root
 
@@ -166,15 +163,7 @@ class Reader:
         return value
 
     def rate(
-        self,
-        row: Row,
-        text: str,
-        *,
-        content: str,
-        dist: Path,
-        ref: Path,
-        distortion: str = "",
-        negate: bool = False,
+        self, row: Row, text: str, *, content: str, dist: Path, ref: Path, distortion: str = "", negate: bool = False
     ) -> RatedImage | None:
         """Add a distorted image; returns the entry, or None after reporting a problem.
 

@@ -1,4 +1,4 @@
-"""Data sets by name: list, describe, read."""
+"""Data sets by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sr_perceptual_loss.lab.data.labels import LabelSet
 from sr_perceptual_loss.lab.data.layouts import LAYOUTS, read_layout
 from sr_perceptual_loss.lab.data.reader import DatasetCard, Reader
 
-__all__ = ["dataset_card", "list_datasets", "read_labels"]
+__all__ = ["read_labels"]
 
 #: Name -> (card, function that reads the label files).
 _DATASETS: Mapping[str, tuple[DatasetCard, Callable[[Reader, Path | None], LabelSet]]] = {
@@ -22,30 +22,14 @@ _DATASETS: Mapping[str, tuple[DatasetCard, Callable[[Reader, Path | None], Label
 }
 
 
-def list_datasets() -> list[str]:
-    """Names of all data sets, sorted."""
-    return sorted(_DATASETS)
-
-
-def dataset_card(name: str) -> DatasetCard:
-    """Citation, scale, licence and layout of a data set.
-
-    Raises:
-        UnknownNameError: with the nearest known name.
-    """
-    if name not in _DATASETS:
-        raise UnknownNameError(f"no data set '{name}'.{nearest(name, _DATASETS)}")
-    return _DATASETS[name][0]
-
-
 def read_labels(
     name: str, root: str | Path, *, labels: str | Path | None = None, check_images: bool = True
 ) -> LabelSet:
     """Read the labels of a data set from this machine.
 
     Args:
-        name: one of :func:`list_datasets`.
-        root: folder of the data set, in the published layout (``dataset_card(name).layout``).
+        name: such as ``kadid10k``.
+        root: folder of the data set, in the published layout.
         labels: another label file or folder than the published place under the root, such as a list of IQA-Dataset
             for ``kadid10k``, ``pipal`` and ``tid2013``.
         check_images: whether missing images are problems; False reads the labels without having the images.
@@ -57,6 +41,8 @@ def read_labels(
         UnknownNameError: no such data set; the message has the nearest name.
         InputError: one report of everything wrong with the files, each problem with file and line.
     """
-    card = dataset_card(name)
+    if name not in _DATASETS:
+        raise UnknownNameError(f"no data set '{name}'.{nearest(name, _DATASETS)}")
+    card, read = _DATASETS[name]
     reader = Reader(card, on_disk(as_path(root)), check_images=check_images)
-    return _DATASETS[name][1](reader, None if labels is None else on_disk(as_path(labels)))
+    return read(reader, None if labels is None else on_disk(as_path(labels)))

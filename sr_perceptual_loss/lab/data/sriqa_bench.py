@@ -17,11 +17,7 @@ __all__ = ["CARD", "read"]
 
 CARD = DatasetCard(
     name="sriqa_bench",
-    citation="Chen et al.: Toward Generalized Image Quality Assessment: Relaxing the Perfect Reference Quality "
-    "Assumption. CVPR 2025",
-    scale="0 (worst) to 100 (best) within each reference content; scores of different contents cannot be compared",
     score_range=(0.0, 100.0),
-    licence="academic, non-commercial",
     url="https://github.com/ChrisDud0257/AFINE",
     layout="images/<method>/<id>_<method>.png, images/Original/<id>_Original.png and MOS/<id>.txt (lines 'name,score')",
 )

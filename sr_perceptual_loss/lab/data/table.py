@@ -16,10 +16,7 @@ __all__ = ["CARD", "read"]
 
 CARD = DatasetCard(
     name="table",
-    citation="none: your own data",
-    scale="yours; higher must be better; the range is that of the file",
     score_range=None,
-    licence="yours",
     url="made by you; meta files of pyiqa for full-reference sets have this form too",
     layout="one .csv file with the header ref,dist,score[,std][,distortion][,content][,official_split] and the images, "
     "whose paths are relative to the folder",

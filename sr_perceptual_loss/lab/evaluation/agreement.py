@@ -112,16 +112,9 @@ class Evaluation:
 def evaluate_scores(
     labels: LabelSet, predictions: Mapping[Pair, float], *, bootstrap: int = 1000, seed: int = 0
 ) -> Evaluation:
-    """Compare a critic's scores with what people said.
+    """Compare a critic's scores of each (distorted image, reference) with what people said.
 
-    Args:
-        labels: rated images, votes, or both.
-        predictions: score of each (distorted image, reference).
-        bootstrap: resamples for the intervals; 0 for none.
-        seed: of the bootstrap.
-
-    Returns:
-        The table with its notes.
+    ``bootstrap`` is the number of resamples for the intervals, 0 for none, and ``seed`` their seed.
 
     Raises:
         InputError: an image without a score, a score that is not finite, or an empty label set.

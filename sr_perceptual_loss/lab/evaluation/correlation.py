@@ -107,13 +107,9 @@ class LogisticFit:
 
 
 def logistic_fit(predictions: ArrayLike, scores: ArrayLike) -> LogisticFit:
-    """Least-squares fit of the four-parameter logistic curve of the VQEG.
+    """Least-squares fit of the four-parameter logistic curve of the VQEG, from critic to opinion scores, (n,) each.
 
     The curve can only rise: a falling fit would hide that a critic ranks images the wrong way round.
-
-    Args:
-        predictions: critic scores, (n,).
-        scores: opinion scores, (n,).
 
     Returns:
         The curve, or one with a ``reason`` and NaN everywhere: fewer than five images, constant values, a critic that
@@ -174,11 +170,8 @@ def cluster_draws(statistic: Callable[[Indices], float], contents: Sequence[str]
     Args:
         statistic: indices of entries (with repetitions) -> the number; NaN where it is not defined.
         contents: reference content of each entry.
-        resamples: number of draws; 0 for none.
+        resamples: number of draws, that is of values in the result; 0 for none. Fewer than two units give none.
         seed: of the draws.
-
-    Returns:
-        The values, (resamples,); none with fewer than two units to draw from.
 
     Raises:
         InputError: a negative number.

@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sr_perceptual_loss.checks import as_int, nearest
-from sr_perceptual_loss.critics.base import Critic, SizeRule
+from sr_perceptual_loss.critics.base import Critic
+from sr_perceptual_loss.critics.card import SizeRule
+from sr_perceptual_loss.critics.whole_image import score_boxes
 from sr_perceptual_loss.errors import InputError, NonFiniteError, UnknownNameError
 from sr_perceptual_loss.ops.crops import crop_boxes
 
@@ -131,7 +133,7 @@ def score_pair(
                 position = "center" if protocol.position == "centre" else "random"
                 corners = crop_boxes((1, a.shape[1], a.shape[2]), side, count, position, generator)
                 boxes = [(top, left, side, side) for ((top, left),) in corners]
-            scores = _scores(critic, a, b, boxes, crops_at_once)
+            scores = score_boxes(critic, a, b, boxes, crops_at_once)
             total += count * sum(scores) / len(scores)
             count_of_all += count
     value = total / count_of_all
@@ -158,18 +160,6 @@ def scales_used(
 def _scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
     # 1e-6: rounding must not make a third of a side that is a multiple of three too small.
     return int(height * scale + 1e-6), int(width * scale + 1e-6)
-
-
-def _scores(
-    critic: Critic, sr: Tensor, hr: Tensor, boxes: list[tuple[int, int, int, int]], crops_at_once: int
-) -> list[float]:
-    """Score of each box, a few at once."""
-    scores: list[float] = []
-    for start in range(0, len(boxes), crops_at_once):
-        batch = boxes[start : start + crops_at_once]
-        sr_crops, hr_crops = (torch.stack([i[:, y : y + h, x : x + w] for y, x, h, w in batch]) for i in (sr, hr))
-        scores += critic.score(sr_crops, hr_crops).double().cpu().tolist()
-    return scores
 
 
 def _crop_side(critic: Critic, protocol: Protocol, crop_size: int | None, height: int, width: int) -> int | None:

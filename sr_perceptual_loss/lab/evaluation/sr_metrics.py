@@ -25,26 +25,13 @@ SSIM_WINDOW = 11
 
 
 def eight_bit(image: Tensor) -> Tensor:
-    """round(255 clamp(image, 0, 1)): what a PNG would hold, as float64 on the CPU.
-
-    Args:
-        image: any shape, RGB in [0, 1], or uint8, which is what a PNG holds.
-
-    Returns:
-        Same shape, whole numbers in [0, 255].
-    """
+    """round(255 clamp(image, 0, 1)), what a PNG would hold, as float64 on the CPU; uint8 keeps its values."""
     pixels = image.detach().cpu().double()
     return pixels if image.dtype == torch.uint8 else pixels.clamp_(0, 1).mul_(255).round_()
 
 
 def luma(image: Tensor) -> Tensor:
-    """Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255, not rounded.
-
-    Args:
-        image: (3, H, W) RGB in [0, 255], float64.
-
-    Returns:
-        (1, H, W) in [16, 235].
+    """Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255, not rounded: (3, H, W) in [0, 255] -> (1, H, W) in [16, 235].
 
     Source: ITU-R BT.601, studio range.
     """
@@ -53,16 +40,13 @@ def luma(image: Tensor) -> Tensor:
 
 
 def psnr(sr: Tensor, hr: Tensor, *, border: int = 0, channel: str = "y") -> float:
-    """10 log10(255^2 / mean squared error) in dB.
+    """10 log10(255^2 / mean squared error) in dB; infinity for equal images, as in BasicSR.
 
     Args:
         sr: SR (distorted) image, (3, H, W) RGB in [0, 1], which is rounded to 8 bits here; or uint8.
         hr: reference image, same shape.
         border: pixels left out on each side; the scale, by convention.
         channel: ``y`` (BT.601 luma, studio range) or ``rgb`` (one mean over the three channels).
-
-    Returns:
-        The value; infinity for equal images, as in BasicSR.
 
     Raises:
         InputError: shapes that differ, no image, or a border that leaves nothing.

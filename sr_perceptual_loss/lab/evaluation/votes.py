@@ -34,16 +34,10 @@ def _share(definition: str, per_content: dict[str, tuple[float, int]], ties: int
 
 
 def two_afc_terms(probabilities: ArrayLike, margins: ArrayLike) -> Floats:
-    """Share of people who choose as the critic does, for each vote; the mean is the 2AFC score.
+    """Share of people who choose as the critic does, for each vote: p, 1 - p, or 0.5 for a tie; the mean is 2AFC.
 
-    The highest possible score has the margins p - 0.5, since people do not agree among themselves.
-
-    Args:
-        probabilities: share of people who prefer A, (n,) in [0, 1].
-        margins: positive where the critic prefers A (such as score(A) - score(B)), negative for B, 0 for a tie, (n,).
-
-    Returns:
-        p where the critic chooses A, 1 - p where it chooses B, 0.5 for a tie, (n,).
+    ``probabilities`` p are shares of people who prefer A, (n,) in [0, 1]. ``margins`` are score(A) - score(B), (n,).
+    The highest possible mean has the margins p - 0.5, since people do not agree among themselves.
 
     Raises:
         InputError: lengths that differ, values that are not finite, or a probability outside [0, 1].
@@ -57,12 +51,8 @@ def two_afc_terms(probabilities: ArrayLike, margins: ArrayLike) -> Floats:
 def win_rate(predictions: ArrayLike, scores: ArrayLike, contents: Sequence[str]) -> Share:
     """Share of references at which the critic's best image is the people's best.
 
-    RQI's supplement reports a win rate without defining it; its values suggest this reading.
-
-    Args:
-        predictions: critic scores, (n,).
-        scores: opinion scores, (n,).
-        contents: reference content of each image, (n,).
+    RQI's supplement reports a win rate without defining it; its values suggest this reading. ``predictions`` are critic
+    scores (n,), ``scores`` opinion scores (n,), and ``contents`` has the reference content of each image.
 
     Returns:
         The share. Several images that people like best: choosing any of them wins. Several images that the critic likes

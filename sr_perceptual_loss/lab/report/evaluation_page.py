@@ -20,8 +20,6 @@ __all__ = ["write_evaluation_report"]
 
 #: Larger images are reduced to this longer side; the report notes it below each of them.
 LONGEST_SIDE = 384
-#: Kinds of distortion that get their own colour and legend entry; the rest are grey.
-MOST_COLOURS = len(COLOURS)
 #: More would make the page slow.
 MOST_DOTS = 4000
 
@@ -36,12 +34,8 @@ def write_evaluation_report(
 ) -> None:
     """Write the HTML page; the file is replaced as a whole.
 
-    Args:
-        path: the file.
-        evaluations: name of the critic -> its evaluation, all of one label set.
-        settings: name of the critic -> its settings, plain values.
-        worst: disagreements of each critic that are shown as images.
-        warning: stands at the top.
+    ``evaluations`` are those of one label set, and ``settings`` plain values, both by name of the critic. ``worst``
+    disagreements of each critic are shown as images. The ``warning`` is at the top of the page.
 
     Raises:
         InputError: an image that cannot be read.
@@ -110,7 +104,7 @@ def _scatter(name: str, evaluation: Evaluation) -> dict[str, Any]:
         axes = [f"{text} minus the mean of the reference" for text in axes]
     kinds = np.array([r.distortion for r in rated], dtype=str)
     found, counts = np.unique(kinds, return_counts=True)
-    frequent = sorted(found[np.argsort(-counts, kind="stable")][:MOST_COLOURS])
+    frequent = sorted(found[np.argsort(-counts, kind="stable")][: len(COLOURS)])  # the others are grey
     groups = [(kind or "all images", kinds == kind, COLOURS[i]) for i, kind in enumerate(frequent)]
     if len(found) > len(frequent):
         groups.insert(0, (f"{len(found) - len(frequent)} others", ~np.isin(kinds, frequent), "#b8bcc4"))

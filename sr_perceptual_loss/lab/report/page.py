@@ -26,7 +26,6 @@ __all__ = ["COLOURS", "chart", "heat", "line", "picture", "write_page"]
 COLOURS = ("#1f6fb4", "#e07b00", "#2a9d3a", "#c22f2f", "#8556b8", "#7a5545", "#d766b5", "#6b7280", "#a3a500", "#12a5b8")
 #: From "no loss of quality" to the largest one: five points of the colour map inferno.
 HEAT = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
-AXIS = {"gridcolor": "#e5e7eb", "zerolinecolor": "#d1d5db", "automargin": True}
 
 
 def write_page(path: Path, template: str, **context: object) -> None:
@@ -57,31 +56,13 @@ def write_page(path: Path, template: str, **context: object) -> None:
 def chart(
     title: str, traces: Sequence[Mapping[str, Any]], *, height: int = 230, marks: Sequence[float] = (), **layout: Any
 ) -> dict[str, Any]:
-    """A chart for the template: traces of plotly, vertical lines at ``marks``, and further keys of plotly's layout."""
-    lines = [
-        {
-            "type": "line",
-            "x0": x,
-            "x1": x,
-            "yref": "paper",
-            "y0": 0,
-            "y1": 1,
-            "line": {"color": "#c22f2f", "dash": "dot"},
-        }
-        for x in marks
-    ]
-    common = {
-        "height": height,
-        "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
-        "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#1f2937"},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "showlegend": False,
-        "legend": {"orientation": "h", "yanchor": "top", "y": -0.25, "x": 0},
-        "shapes": lines,
-    }
-    axes = {name: {**AXIS, **layout.pop(name, {})} for name in ("xaxis", "yaxis")}
-    return {"title": title, "data": list(traces), "layout": {**common, **axes, **layout}}
+    """A chart for the template: traces of plotly, vertical lines at ``marks``, and keys of plotly's layout.
+
+    What is common to all charts is in ``base.html``.
+    """
+    shape = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "line": {"color": "#c22f2f", "dash": "dot"}}
+    layout |= {"height": height, "shapes": [{**shape, "x0": x, "x1": x} for x in marks]}
+    return {"title": title, "data": list(traces), "layout": layout}
 
 
 def line(x: Sequence[float], y: Sequence[float | None], colour: str, name: str = "", **options: Any) -> dict[str, Any]:

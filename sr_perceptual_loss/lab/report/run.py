@@ -22,7 +22,7 @@ class Run:
     """One run, after all its interruptions."""
 
     name: str
-    starts: list[dict[str, Any]]  # one for each process that trained; each with the iteration from which it went on
+    starts: list[dict[str, Any]]  # of each process that trained; ``start`` is the iteration it continued from
     curves: dict[str, dict[int, float | None]]  # name, such as losses/l_pix -> iteration -> value, in rising order
     events: list[dict[str, Any]]  # alarms of the guard, and what stopped the run
     last: int  # last iteration in the record
@@ -42,8 +42,8 @@ class Run:
         at = f"iteration {self.last}" + (f" of {self.total}" if self.total else "")
         if self.total and self.last >= self.total:
             return f"complete: {at}"
-        stops = [event for event in self.events if "stopped" in event]
-        return f"stopped: {at}" if stops else f"in progress or interrupted: {at}"
+        stopped = any("stopped" in event for event in self.events)
+        return f"{'stopped' if stopped else 'in progress or interrupted'}: {at}"
 
 
 def read_run(folder: Path) -> Run:

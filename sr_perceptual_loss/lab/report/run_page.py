@@ -43,27 +43,23 @@ def write_run_report(path: Path, runs: Sequence[Run]) -> None:
         group, _, rest = name.partition("/")
         drawn = chart(rest or name, list(_traces(runs, name)), marks=marks, hovermode="x unified")
         sections[HEADINGS.get(group, OTHER)].append(drawn)
-    several = len(runs) > 1
     write_page(
         path,
         "run.html",
         title=" and ".join(run.name for run in runs),
         runs=[
-            {"run": run, "colour": COLOURS[i % len(COLOURS)], "written": _clock(run.written), "images": _images(run)}
+            {"run": run, "colour": COLOURS[i % len(COLOURS)], "images": _images(run)}
+            | {"written": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(run.written))}
             for i, run in enumerate(runs)
         ],
-        several=several,
+        several=len(runs) > 1,
         metrics=list(_first_and_last(runs)),
         sections={heading: charts for heading, charts in sections.items() if charts},
     )
 
 
-def _clock(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
-
-
 def _traces(runs: Sequence[Run], name: str) -> Iterator[dict[str, Any]]:
-    """The curve of each run; for many values of training a pale one, and its mean over a twentieth of the values."""
+    """The curve of each run. Many values of training are drawn pale, with their mean over a twentieth of the values."""
     most = max(len(run.curves.get(name, {})) for run in runs)
     noisy = name.startswith(("losses/", "scores/", "balance/")) and most > SMOOTH
     for number, run in enumerate(runs):

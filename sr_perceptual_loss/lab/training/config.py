@@ -169,14 +169,7 @@ class TrainingConfig(_Section, frozen=True):
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainingConfig:
-    """Read a training file; every key must be known.
-
-    Args:
-        path: a YAML file.
-        overrides: ``section.key=value``, the value as in YAML.
-
-    Returns:
-        The checked configuration.
+    """Read and check a training file; every key must be known. ``overrides`` are ``section.key=value``, as in YAML.
 
     Raises:
         InputError: the file is missing or not YAML, a key is unknown (with the nearest known one) or missing, or a

@@ -53,13 +53,8 @@ def objective(loss: str, predictions: Tensor, labels: Tensor, *, delta: float = 
 def train(config: TrainingConfig, *, resume: bool = False, verbose: bool = True) -> run_folder.Progress:
     """Train a critic; everything is written below ``config.out``, the best weights as ``best.safetensors``.
 
-    Args:
-        config: the run.
-        resume: continue from the newest state; the losses are those of a run without the interruption.
-        verbose: print the plan and the progress on stderr.
-
-    Returns:
-        Number of steps, best validation value and its step.
+    ``resume`` continues from the newest state; the losses are those of a run without the interruption. ``verbose``
+    prints the plan and the progress on stderr.
 
     Raises:
         InputError: the data or the configuration are wrong, or the folder contains another run.

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sr_perceptual_loss.critics.base import Critic, CriticCard, SizeRule
+from sr_perceptual_loss.critics.base import Critic
+from sr_perceptual_loss.critics.card import CriticCard, SizeRule
 from sr_perceptual_loss.errors import InputError, NonFiniteError, UnknownNameError
 from sr_perceptual_loss.lab.evaluation.protocol import PROTOCOLS, Protocol, get_protocol, score_pair
 
