@@ -75,7 +75,7 @@ def test_list_fits_the_terminal(srpl, small, monkeypatch, columns, blocks):
 def test_list_text(srpl, small):
     text = srpl("list", "haarpsi", "small", "efficient_pban").stdout
     assert "learned  from PIPAL\n  cost     not measured: time" in text and "bad at   its scale" in text
-    assert "as loss" not in text and "as loss  not recommended: With a large share" in srpl("list", "lpips").stdout
+    assert "as loss" not in text and "as loss  not recommended: Beside L1 it draws" in srpl("list", "lpips").stdout
     assert "haarpsi\n  paper    Reisenhofer et al." in text
     assert (
         "sizes    sides >= 16\n  scores   0 to 1, absolute; higher is better; symmetric\n  weights  none needed" in text
