@@ -5,7 +5,8 @@ r"""One start, one budget, many losses, judged by what none of them optimises an
 
 DIR contains cid22_512_train, the test sets and sr_weights (docs/data.md). Each row is the plain
 sum L1 + weight x loss + gan x adversarial loss. The weights are those at which the loss has the given shares of the
-gradient at the output of the start network, so that no loss is tuned by hand.
+gradient at the output of the start network, so that no loss is tuned by hand. `--weights` gives them instead: the
+recipe of docs/results.md is `--losses texture_stats --weights 0.1 --gan 0.006 --steps 2500 --sets Set5 Set14`.
 
 A loss looks better when it may cost more PSNR. `--table COST` interpolates every judge at the same cost in dB against
 the L1 control, for each loss, with 95 % intervals over the pictures. A judge that the loss contains is in brackets.
@@ -41,7 +42,7 @@ CLIC = 512
 
 @dataclass(frozen=True)
 class Row:
-    """One training: where it starts, which loss with which share of the gradient at the start, how much GAN."""
+    """One training: where it starts, which loss, how much GAN. ``share`` 0: the weight is given."""
 
     start: str
     loss: str
@@ -49,11 +50,13 @@ class Row:
     gan: float
     seed: int
     steps: int
+    weight: float | None = None
 
     @property
     def name(self) -> str:
         """Of its files."""
-        return f"{self.start}-{self.loss}-{self.share:g}-gan{self.gan:g}-{self.steps}-seed{self.seed}"
+        amount = f"{self.share:g}" if self.weight is None else f"weight{self.weight:g}"
+        return f"{self.start}-{self.loss}-{amount}-gan{self.gan:g}-{self.steps}-seed{self.seed}"
 
 
 def build_loss(name: str, vgg: Path | None) -> PairLoss | VggLoss | None:
@@ -97,7 +100,7 @@ def test_pairs(where: str, data: Path) -> list[tuple[str, Tensor, Tensor]]:
 def run(row: Row, options: argparse.Namespace, photographs: Photographs) -> None:
     """Train what is missing of a row and judge it on the sets that are missing."""
     file = options.rows / f"{row.name}.json"
-    kept = json.loads(file.read_text()) if file.is_file() else {**asdict(row), "weight": None, "sets": {}}
+    kept = json.loads(file.read_text()) if file.is_file() else {**asdict(row), "sets": {}}
     missing = [where for where in options.sets if where not in kept["sets"]]
     if not missing:
         return
@@ -107,7 +110,7 @@ def run(row: Row, options: argparse.Namespace, photographs: Photographs) -> None
         network.load_state_dict(torch.load(weights, weights_only=True))
     elif row.steps:
         loss = build_loss(row.loss, options.vgg)
-        if loss is not None:
+        if loss is not None and row.weight is None:
             kept["weight"] = plain_weight(network, loss, row.share, photographs, Plan(batch=4, seed=row.seed))
         recipe = Recipe(kept["weight"] or 0.0, row.gan, row.steps, seed=row.seed)
         state = options.out / f"{row.name}.state"
@@ -131,7 +134,9 @@ def curves(options: argparse.Namespace) -> dict[tuple[str, float], Curve]:
         row = json.loads(file.read_text())
         if all(where in row["sets"] for where in options.sets):
             pictures = {f"{where}/{n}": values for where in options.sets for n, values in row["sets"][where].items()}
-            found.setdefault((row["loss"], row["gan"]), {}).setdefault(row["share"], []).append(pictures)
+            found.setdefault((row["loss"], row["gan"]), {}).setdefault(
+                (row["share"], row["share"] or row["weight"]), []
+            ).append(pictures)
     return found
 
 
@@ -143,6 +148,7 @@ def main() -> None:
     parser.add_argument(
         "--shares", nargs="+", type=float, default=[0.5, 0.7, 0.85], help="of the gradient at the start"
     )
+    parser.add_argument("--weights", nargs="+", type=float, help="of the loss, in place of shares")
     parser.add_argument("--gan", nargs="+", type=float, default=[0.0], help="weights of the adversarial loss")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=5000)
@@ -161,8 +167,9 @@ def main() -> None:
     for seed in options.seeds:
         for gan in options.gan:
             for loss in options.losses:
-                for share in options.shares if loss != "none" else [0.0]:
-                    run(Row(options.start, loss, share, gan, seed, options.steps), options, photographs)
+                amounts = [(0.0, weight) for weight in options.weights or ()] or [(s, None) for s in options.shares]
+                for share, weight in amounts if loss != "none" else [(0.0, None)]:
+                    run(Row(options.start, loss, share, gan, seed, options.steps, weight), options, photographs)
 
 
 if __name__ == "__main__":

@@ -249,22 +249,23 @@ def report(means: Mapping[str, Mapping[str, float]], console: Console) -> dict[s
     """The table and how to read it; returns the lowest and highest change by L1 alone."""
     before, after, *controls = means.values()
     table = Table("held out, means", "better", "before", "after", "change", "by L1 alone", "against L1 alone")
-    spread, improved = {}, []
+    spread: dict[str, list[float]] = {}
+    changed: dict[str, list[str]] = {"better": [], "worse": [], "as L1": []}
     for name, (label, form, higher) in MEASURES.items():
         known = [*L1_ALONE[name], *(control[name] - before[name] for control in controls)]
         change, spread[name] = after[name] - before[name], [min(known), max(known)]
         low, high = spread[name]
         verdict = "as L1" if low <= change <= high else "better" if (change > high) == higher else "worse"
-        improved += [label] if verdict == "better" and name in PERCEPTUAL else []
+        changed[verdict] += [label] if name in PERCEPTUAL else []
         cells = [f"{before[name]:{form}}", f"{after[name]:{form}}", f"{change:+{form}}"]
         cells += [f"{low:+{form}} to {high:+{form}}", verdict]
         table.add_row(label, "higher" if higher else "lower", *cells, style="bold" if verdict == "better" else None)
     console.print(table)
     cost = after["psnr"] - before["psnr"]
     console.print(
-        f"How to read it: {', '.join(improved) or 'no perceptual measure'} improved by more than any training with L1 "
-        f"alone changed them, and the loss contains none of them; PSNR changed by {cost:+.2f} dB, since detail that "
-        "the LR image does not determine is plausible but not where GT has it."
+        "How to read it: of the perceptual measures that the loss does not contain, these improved by more than with L1 "
+        f"alone: {', '.join(changed['better']) or 'none'}; these got worse: {', '.join(changed['worse']) or 'none'}. PSNR "
+        f"changed by {cost:+.2f} dB: detail that the LR image does not determine is not where GT has it."
     )
     return spread
 

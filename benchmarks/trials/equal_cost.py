@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -14,8 +14,8 @@ __all__ = ["Curve", "at_cost", "markdown"]
 
 #: Picture -> judge -> value.
 Pictures: TypeAlias = Mapping[str, Mapping[str, float]]
-#: Share -> the pictures of each seed.
-Curve: TypeAlias = dict[float, list[Pictures]]
+#: Share or weight -> the pictures of each seed.
+Curve: TypeAlias = dict[Hashable, list[Pictures]]
 #: Loss -> judges that it contains.
 OWN = {"texture_stats": ("texture_stats", "haarpsi"), "ssim": ("ssim_y",)}
 
@@ -58,7 +58,7 @@ def at_cost(curves: Mapping[tuple[str, float], Curve], cost: float) -> dict[str,
             with the same GAN.
         cost: fall of the mean PSNR-Y in dB against the control.
     """
-    control = curves[("none", 0.0)][0.0]
+    (control,) = curves[("none", 0.0)].values()
     pictures = tuple(control[0])
     judges = tuple(name for name in BETTER if any(name in values for values in control[0].values()))
     reference = _means(control, judges, pictures)

@@ -211,12 +211,12 @@ def _print(results: Mapping[str, Evaluation], compared: Sequence[Difference], wa
         for name, result in results.items()
         for row in result.rows
     ]
-    for found in compared:
-        verdict = "different: the interval excludes 0" if found.significant else "no clear difference"
-        rows.append((f"{found.first} - {found.second}", found.number, *_numbers(found), "", verdict))
+    for pair in compared:
+        verdict = "different: the interval excludes 0" if pair.significant else "no clear difference"
+        rows.append((f"{pair.first} - {pair.second}", pair.number, *_numbers(pair), "", verdict))
     first = 0 if len(results) > 1 else 1
     print_table(("critic", "number", "value", "low", "high", "count", "meaning")[first:], [row[first:] for row in rows])
 
 
-def _numbers(found: Row | Difference) -> list[str]:
-    return [f"{v:.6f}" if math.isfinite(v) else "nan" for v in (found.value, found.low, found.high)]
+def _numbers(row: Row | Difference) -> list[str]:
+    return [f"{v:.6f}" if math.isfinite(v) else "nan" for v in (row.value, row.low, row.high)]

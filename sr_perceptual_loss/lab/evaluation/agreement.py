@@ -237,5 +237,5 @@ def _per_reference(
             return float(np.nanmean(drawn_values)) if np.isfinite(drawn_values).any() else NAN
 
         by_content = resampling_unit(contents) == "references"
-        found = draws(of_contents, list(groups)) if by_content else draws(of_images, contents)
-        yield Row(name, float(values.mean()), found, len(groups), MEANINGS[name])
+        resampled = draws(of_contents, list(groups)) if by_content else draws(of_images, contents)
+        yield Row(name, float(values.mean()), resampled, len(groups), MEANINGS[name])

@@ -48,7 +48,7 @@ def differences(evaluations: Mapping[str, Evaluation]) -> list[Difference]:
     """
     rows = {name: {row.name: row for row in evaluation.rows} for name, evaluation in evaluations.items()}
     numbers = dict.fromkeys(row.name for evaluation in evaluations.values() for row in evaluation.rows)
-    found = []
+    compared = []
     for number in numbers:
         for first, second in combinations(rows, 2):
             a, b = rows[first].get(number), rows[second].get(number)
@@ -57,5 +57,5 @@ def differences(evaluations: Mapping[str, Evaluation]) -> list[Difference]:
             # A critic without a correlation at some reference has draws of other references.
             same = evaluations[first].content_srcc.keys() == evaluations[second].content_srcc.keys()
             paired = a.draws - b.draws if a.count == b.count and same else np.empty(0)
-            found.append(Difference(first, second, number, a.value - b.value, *interval(paired)))
-    return found
+            compared.append(Difference(first, second, number, a.value - b.value, *interval(paired)))
+    return compared

@@ -23,8 +23,10 @@ def write_result(
     Raises:
         WeightsError: the place cannot be written.
     """
-    critics = {name: {"settings": dict(settings[name])} | found.as_dict() for name, found in evaluations.items()}
-    compared = {"critics": critics, "differences": [found.as_dict() for found in differences(evaluations)]}
+    critics = {
+        name: {"settings": dict(settings[name])} | evaluation.as_dict() for name, evaluation in evaluations.items()
+    }
+    compared = {"critics": critics, "differences": [difference.as_dict() for difference in differences(evaluations)]}
     content = compared if len(critics) > 1 else next(iter(critics.values()))
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")

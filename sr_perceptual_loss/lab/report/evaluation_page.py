@@ -103,11 +103,11 @@ def _scatter(name: str, evaluation: Evaluation) -> dict[str, Any]:
             y[index] -= y[index].mean()
         axes = [f"{text} minus the mean of the reference" for text in axes]
     kinds = np.array([r.distortion for r in rated], dtype=str)
-    found, counts = np.unique(kinds, return_counts=True)
-    frequent = sorted(found[np.argsort(-counts, kind="stable")][: len(COLOURS)])  # the others are grey
+    present, counts = np.unique(kinds, return_counts=True)
+    frequent = sorted(present[np.argsort(-counts, kind="stable")][: len(COLOURS)])  # the others are grey
     groups = [(kind or "all images", kinds == kind, COLOURS[i]) for i, kind in enumerate(frequent)]
-    if len(found) > len(frequent):
-        groups.insert(0, (f"{len(found) - len(frequent)} others", ~np.isin(kinds, frequent), "#b8bcc4"))
+    if len(present) > len(frequent):
+        groups.insert(0, (f"{len(present) - len(frequent)} others", ~np.isin(kinds, frequent), "#b8bcc4"))
     step = -(-len(x) // MOST_DOTS)
     drawn = np.arange(len(x)) % step == 0
     files = np.array([r.dist.name for r in rated], dtype=str)

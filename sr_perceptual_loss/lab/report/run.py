@@ -93,11 +93,11 @@ def read_run(folder: Path) -> Run:
 
 def _images(folder: Path) -> dict[str, dict[str, tuple[Path, int]]]:
     """The readable pictures; of a kind that is there twice, the newest."""
-    found: dict[str, dict[str, tuple[Path, int]]] = {}
+    images: dict[str, dict[str, tuple[Path, int]]] = {}
     for path in sorted(folder.glob("*/*/[a-z]*.png")):
         kind, _, iteration = path.stem.partition("_")
         number = int(iteration) if iteration.isdigit() else -1
-        kinds = found.setdefault(f"{path.parent.parent.name}/{path.parent.name}", {})
+        kinds = images.setdefault(f"{path.parent.parent.name}/{path.parent.name}", {})
         try:
             with Image.open(path) as image:
                 image.verify()
@@ -105,4 +105,4 @@ def _images(folder: Path) -> dict[str, dict[str, tuple[Path, int]]]:
             continue
         if kind not in kinds or kinds[kind][1] < number:
             kinds[kind] = path, number
-    return {name: kinds for name, kinds in found.items() if {"before", "now"} <= kinds.keys()}
+    return {name: kinds for name, kinds in images.items() if {"before", "now"} <= kinds.keys()}
