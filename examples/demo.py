@@ -262,10 +262,11 @@ def report(means: Mapping[str, Mapping[str, float]], console: Console) -> dict[s
         table.add_row(label, "higher" if higher else "lower", *cells, style="bold" if verdict == "better" else None)
     console.print(table)
     cost = after["psnr"] - before["psnr"]
+    better, worse = (", ".join(changed[verdict]) or "none" for verdict in ("better", "worse"))
     console.print(
-        "How to read it: of the perceptual measures that the loss does not contain, these improved by more than with L1 "
-        f"alone: {', '.join(changed['better']) or 'none'}; these got worse: {', '.join(changed['worse']) or 'none'}. PSNR "
-        f"changed by {cost:+.2f} dB: detail that the LR image does not determine is not where GT has it."
+        "How to read it: of the perceptual measures that the loss does not contain, these improved by more than "
+        f"with L1 alone: {better}; these got worse: {worse}. PSNR changed by {cost:+.2f} dB: detail that the LR image "
+        "does not determine is not where GT has it."
     )
     return spread
 
